@@ -13,29 +13,24 @@ Composes with every method: passes that others ask for are narrow too. A recipe 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
 
-from energybench import Line, Method, TrainingRun, Work
-from energybench.algorithms.traced_calls import SeenCall
+from energybench import Batch, Method, TrainingRun, Work
+from energybench.algorithms.retraced import Lines, PlainTwin, Variant, remade
 from energybench.flops.autocast import NARROW
-
-CAST = "cast"
-Key = tuple[str, str, str, str]  # phase, module, op, operand
 
 
 @dataclass
 class AMP(Method):
     """precision: "bf16": the range of fp32 with 8 bits of mantissa | "fp16": 11 bits of mantissa, and a scaled loss
 
-    The estimate's bytes are those of the ledger in this precision, as of the model's first call. Left out are tensors
-    outside the model, such as the loss's own, and what other methods add.
+    The estimate's bytes are those of the ledger in this precision. Left out are those of layers that other methods add.
     """
 
     trains_less: ClassVar[bool | None] = False
@@ -46,12 +41,15 @@ class AMP(Method):
         if self.precision not in NARROW:
             raise ValueError(f"precision is {' or '.join(NARROW)}, not '{self.precision}'")
         self.trains_in = self.precision
+        self._dtype = getattr(torch, NARROW[self.precision])
+        self._twin: PlainTwin | None = None
 
     def incompatible_recipe(self, train: Mapping[str, Any]) -> str | None:
         precision = train.get("precision", "fp32")
         return None if precision == "fp32" else f"its precision is {precision} already"
 
     def incompatible_run(self, run: TrainingRun) -> str | None:
+        self._twin = PlainTwin(run)
         kinds = {p.dtype for p in run.model.parameters() if p.is_floating_point()} - {torch.float32}
         if not kinds:
             return None
@@ -61,16 +59,12 @@ class AMP(Method):
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._run = run
-        self._dtype = getattr(torch, NARROW[self.precision])
-        self._call: SeenCall | None = None
-        self._ledgers: tuple[tuple[Line, ...], tuple[Line, ...]] | None = None
-        self._hook = run.model.register_forward_pre_hook(self._seen, with_kwargs=True)
+        self._ledgers: tuple[Lines | None, Lines | None] | None = None
 
-    def _seen(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The model's first call in training says of what shapes it is."""
-        if module.training:
-            self._call = SeenCall(args, kwargs)
-            self._hook.remove()
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
+        if self._twin is not None:
+            self._twin.see(batch)
+        inner(batch)
 
     def forward_context(self, run: TrainingRun, mode: str) -> AbstractContextManager[Any]:
         kind = run.device.type
@@ -78,55 +72,20 @@ class AMP(Method):
             self.acted = torch.get_autocast_dtype(kind) == self._dtype
         return nullcontext()
 
-    def finish(self, run: TrainingRun) -> None:
-        self._hook.remove()
-
     def estimate(self, work: Work) -> Work:
-        """The same lines with the bytes that they move in this precision, and the casts."""
-        if not self.acted or self._call is None:
+        """The same lines with the bytes that they move in this precision, and the casts: by two traces. FLOPs change
+        where attention has another kernel for narrow operands."""
+        if not self.acted or self._twin is None:
             return work
-        plain, narrow = self._traced(self._call)
-        before, after = _bytes(plain, self._call.samples), _bytes(narrow, self._call.samples)
-        flop_before, flop_after = _flop(plain), _flop(narrow)
-
-        def ratio(line: Line) -> float:
-            """Of FLOPs: 1, where attention has no other kernel for narrow operands."""
-            key = line.phase, line.module, line.op
-            return flop_after.get(key, 0.0) / flop_before[key] if flop_before.get(key) else 1.0
-
-        def bytes_ratio(line: Line, operand: str) -> float:
-            key = line.phase, line.module, line.op, operand
-            if not before.get(key):
-                return 0.5 if line.has_flop else 1.0  # of a layer that another method has put there, or of the loss
-            return after.get(key, 0.0) / before[key]
-
-        known = {(line.phase, line.module) for line in plain if line.op == CAST}
-        casts = [line for line in narrow if line.op == CAST and (line.phase, line.module) not in known]
-        return work.change(ratio, bytes_ratio).add(*casts)
-
-    def _traced(self, call: SeenCall) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
-        """In fp32 and in this precision."""
         if self._ledgers is None:
-            model, device = self._run.model, self._run.device
-            self._ledgers = call.lines(model, device), call.lines(model, device, self.precision)
-        return self._ledgers
+            self._ledgers = self._traced(self._twin, "fp32"), self._traced(self._twin, self.precision)
+        plain, narrow = self._ledgers
+        return work if plain is None or narrow is None else remade(work, plain, [Variant(1.0, 1.0, narrow)])
+
+    def _traced(self, twin: PlainTwin, precision: str) -> Lines | None:
+        other: Any = copy.copy(self._run)
+        other.recipe = self._run.recipe.in_precision(precision)
+        return twin.lines(other)
 
     def diagnostics(self) -> dict[str, Any]:
         return {"precision": self.precision}
-
-
-def _bytes(lines: Iterable[Line], samples: int) -> dict[Key, float]:
-    """In one call of so many samples."""
-    found: dict[Key, float] = defaultdict(float)
-    for line in lines:
-        for moved, times in ((line.sample_b, samples), (line.step_b, 1), (line.pair_b, samples**2)):
-            for operand, amount in moved.items():
-                found[line.phase, line.module, line.op, operand] += amount * times
-    return found
-
-
-def _flop(lines: Iterable[Line]) -> dict[tuple[str, str, str], float]:
-    found: dict[tuple[str, str, str], float] = defaultdict(float)
-    for line in lines:
-        found[line.phase, line.module, line.op] += line.flop + line.step_flop + line.pair_flop
-    return found

@@ -7,7 +7,7 @@ Documentation: torch.optim, "Algorithms" (for-loop < foreach < fused). Promises 
 over weights, gradients and states, the more of a step the more parameters there are for a sample. Optimizer steps are
 in no ledger. On a GPU torch takes foreach by itself, so it is refused there as what plain training does anyway; on a
 CPU foreach is the same loop in C++. Composes with every method that updates by the recipe's optimizer; one that owns
-`update` or puts another optimizer there is refused or leaves this without effect, which the record says.
+`update`, or puts another optimizer there, is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class FusedOptimizer(Method):
         return None
 
     def incompatible_run(self, run: TrainingRun) -> str | None:
+        layers = cast(list[Method], run.layers)
+        if owner := next((layer for layer in layers if "update" in layer.replaces), None):
+            return f"'{owner.name}' moves the weights itself, and makes no step of the recipe's optimizer"
         if self.kind == "foreach":
             return None
         kernel, device = KERNELS.get(run.recipe.optimizer), run.device.type
@@ -71,28 +74,33 @@ class FusedOptimizer(Method):
 
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
+        self._waiting: list[Optimizer] = []
         self._built: dict[str, str] = {}
 
     def optimizer(
         self, run: TrainingRun, params: list[nn.Parameter], inner: Callable[[list[nn.Parameter]], Optimizer]
     ) -> Optimizer:
-        """
+        """The optimizer that lies further in, with the hooks that others have on it, in its other form.
+
         Raises:
-            ValueError: a layer further in has put another optimizer there, or hooks on it.
+            ValueError: it is another one than torch's own.
         """
-        base = inner(params)
-        kind = type(base)
+        made = inner(params)
+        kind = type(made)
         taken = inspect.signature(kind).parameters
         if kind.__module__.partition(".")[0] != "torch" or self.kind not in taken:
             raise ValueError(f"{kind.__name__}, the optimizer that lies further in, has no {self.kind} form of torch's")
-        if base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks:
-            raise ValueError(f"a layer further in has hooked itself to {kind.__name__}, which is built anew here")
-        flags = {name: name == self.kind for name in KINDS if name in taken}
-        settings = {name: value for name, value in base.defaults.items() if name in taken} | flags
-        made = kind([{**group, **flags} for group in base.param_groups], **settings)
-        made.register_step_pre_hook(self._ready)
+        for settings in (made.defaults, *made.param_groups):  # from where each step, and each later group, takes it
+            settings |= {name: name == self.kind for name in KINDS if name in taken}
+        self._waiting.append(made)
         self._built[kind.__name__] = self.kind
         return made
+
+    def update(self, run: TrainingRun, part: str, inner: Callable[[str], None]) -> None:
+        run.optimizer(part)
+        while self._waiting:  # not as it is built: what layers further out hook to it comes first
+            self._waiting.pop().register_step_pre_hook(self._ready)
+        inner(part)
 
     def _ready(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """What a fused kernel takes for granted: a state for every tensor, and everything in one order of memory."""

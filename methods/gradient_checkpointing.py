@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Any, ClassVar
+from functools import partial, wraps
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch._dynamo  # a checkpoint looks into it: seconds that are no part of anybody's training
@@ -32,6 +32,7 @@ from energybench import Line, Method, TrainingRun, Work
 from energybench.algorithms.checkpoint_pieces import Pieces, pieces_of
 from energybench.algorithms.traced_calls import SeenCall
 from energybench.flops.work import FORWARD, RECOMPUTE
+from energybench.train.method import overrides
 
 Forward = Callable[..., Any]
 Modes = tuple[list[bool], list[bool]]  # training, of modules; running statistics are kept, of normalisations
@@ -89,7 +90,9 @@ class GradientCheckpointing(Method):
     def setup(self, run: TrainingRun) -> None:
         self.acted = False
         self._run = run
-        self._others = [layer for layer in run.layers if layer is not self]
+        self._others = [cast(Method, layer) for layer in run.layers if layer is not self]
+        self._contexts_of = [layer for layer in reversed(self._others) if overrides(layer, "forward_context")]
+        self._mode = "train"
         self._replaced: list[tuple[nn.Module, Forward | None]] = []
         self._pieces: list[Piece] = []
         found = pieces_of(run.model, self.segments)
@@ -105,6 +108,10 @@ class GradientCheckpointing(Method):
             piece = Piece((name,), partial(list, [block]))
             self._pieces.append(piece)
             self._replace(block, partial(self._through, piece, block.forward))
+
+    def forward_context(self, run: TrainingRun, mode: str) -> AbstractContextManager[Any]:
+        self._mode = mode
+        return nullcontext()
 
     def _cut(self, sequential: nn.Module, names: tuple[tuple[str, ...], ...]) -> None:
         """Into runs of its children, which are asked for in every pass: other layers may put their own there."""
@@ -127,8 +134,13 @@ class GradientCheckpointing(Method):
 
     def _replace(self, module: nn.Module, forward: Forward) -> None:
         self._replaced.append((module, vars(module).get("forward")))
+
+        @wraps(module.forward)  # others read its signature
+        def through(*args: Any, **kwargs: Any) -> Any:
+            return forward(*args, **kwargs)
+
         # Code that is compiled breaks its graph here, and goes on inside the piece.
-        setattr(module, "forward", torch.compiler.disable(forward, recursive=False))  # noqa: B010
+        setattr(module, "forward", torch.compiler.disable(through, recursive=False))  # noqa: B010
 
     def _through(self, piece: Piece, function: Forward, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -147,7 +159,7 @@ class GradientCheckpointing(Method):
             piece.norms = [part for part in every if isinstance(part, _NormBase) and part.running_mean is not None]
         modes = [module.training for module in piece.modules()], [norm.track_running_stats for norm in piece.norms]
         states = [(generator, generator.get_state()) for generator in self._generators()]
-        return nullcontext(), self._again(piece, size, modes, states)
+        return nullcontext(), self._again(piece, size, self._mode, modes, states)
 
     def _generators(self) -> Iterator[torch.Generator]:
         """Those that other layers hold: torch repeats the draws of its own alone."""
@@ -158,10 +170,10 @@ class GradientCheckpointing(Method):
 
     @contextmanager
     def _again(
-        self, piece: Piece, size: int, modes: Modes, states: list[tuple[torch.Generator, Tensor]]
+        self, piece: Piece, size: int, mode: str, modes: Modes, states: list[tuple[torch.Generator, Tensor]]
     ) -> Iterator[None]:
-        """The second pass. Running statistics move in copies that nobody keeps: a pass without any would save other
-        tensors than the first, which torch refuses."""
+        """The second pass, inside the contexts that other layers had around the first. Running statistics move in
+        copies that nobody keeps: a pass without any would save other tensors than the first, which torch refuses."""
         self.acted = True
         piece.recomputed += size
         modules, norms = piece.modules(), piece.norms or []
@@ -172,10 +184,13 @@ class GradientCheckpointing(Method):
         _set(modules, norms, modes)
         for norm, held in zip(norms, buffers, strict=True):
             norm._buffers.update({name: None if each is None else each.clone() for name, each in held.items()})
-        for generator, state in states:
-            generator.set_state(state)
         try:
-            yield
+            with ExitStack() as stack:
+                for layer in self._contexts_of:
+                    stack.enter_context(layer.forward_context(self._run, mode))
+                for generator, state in states:
+                    generator.set_state(state)
+                yield
         finally:  # also where the pass is ended early, which torch does by an exception
             for generator, state in now:
                 generator.set_state(state)

@@ -103,6 +103,31 @@ def test_what_other_methods_draw_inside_a_piece_is_drawn_again(noise, outside):
     assert_same_state(state(runs[0].model), state(runs[1].model))
 
 
+@pytest.mark.parametrize("outside", [True, False])
+def test_what_another_method_puts_around_a_pass_is_around_the_second_too(outside):
+    """One that lets running statistics normalise: by the batch's own the gradient would be another."""
+
+    class Rests(Method):
+        name = "rests"
+
+        @contextmanager
+        def forward_context(self, run, mode):
+            norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+            for norm in norms:
+                norm.training = False
+            try:
+                yield
+            finally:
+                for norm in norms:
+                    norm.training = True
+
+    stacks = [[checkpointing(keep=0), Rests()], [Rests()]]
+    if outside:
+        stacks[0].reverse()
+    runs = [trained(stack, tiny_cnn) for stack in stacks]
+    assert_same_state(state(runs[0].model), state(runs[1].model))
+
+
 def test_a_pass_in_another_mode_between_forward_and_backward_changes_nothing():
     class Looks(Method):
         name = "looks"
