@@ -204,7 +204,7 @@ def test_finish_leaves_a_plain_model_behind(name, model):
         assert "forward" not in vars(module)
         assert vars(module).keys() == vars(reference_of(module, trained, reference)).keys()
     reference.load_state_dict(trained.state_dict())
-    after = make_run(model=lambda: reference).evaluate(test)
+    after = make_run(model=lambda: reference, precision=outcome.run.recipe.precision).evaluate(test)
     assert after == pytest.approx(outcome.run.evaluate(test))
     assert after == pytest.approx(before)  # it was already resting while it was evaluated
 
