@@ -92,7 +92,6 @@ class GradientCheckpointing(Method):
         self._run = run
         self._others = [cast(Method, layer) for layer in run.layers if layer is not self]
         self._contexts_of = [layer for layer in reversed(self._others) if overrides(layer, "forward_context")]
-        self._mode = "train"
         self._replaced: list[tuple[nn.Module, Forward | None]] = []
         self._pieces: list[Piece] = []
         found = pieces_of(run.model, self.segments)
@@ -108,10 +107,6 @@ class GradientCheckpointing(Method):
             piece = Piece((name,), partial(list, [block]))
             self._pieces.append(piece)
             self._replace(block, partial(self._through, piece, block.forward))
-
-    def forward_context(self, run: TrainingRun, mode: str) -> AbstractContextManager[Any]:
-        self._mode = mode
-        return nullcontext()
 
     def _cut(self, sequential: nn.Module, names: tuple[tuple[str, ...], ...]) -> None:
         """Into runs of its children, which are asked for in every pass: other layers may put their own there."""
@@ -159,7 +154,7 @@ class GradientCheckpointing(Method):
             piece.norms = [part for part in every if isinstance(part, _NormBase) and part.running_mean is not None]
         modes = [module.training for module in piece.modules()], [norm.track_running_stats for norm in piece.norms]
         states = [(generator, generator.get_state()) for generator in self._generators()]
-        return nullcontext(), self._again(piece, size, self._mode, modes, states)
+        return nullcontext(), self._again(piece, size, modes, states)
 
     def _generators(self) -> Iterator[torch.Generator]:
         """Those that other layers hold: torch repeats the draws of its own alone."""
@@ -170,7 +165,7 @@ class GradientCheckpointing(Method):
 
     @contextmanager
     def _again(
-        self, piece: Piece, size: int, mode: str, modes: Modes, states: list[tuple[torch.Generator, Tensor]]
+        self, piece: Piece, size: int, modes: Modes, states: list[tuple[torch.Generator, Tensor]]
     ) -> Iterator[None]:
         """The second pass, inside the contexts that other layers had around the first. Running statistics move in
         copies that nobody keeps: a pass without any would save other tensors than the first, which torch refuses."""
@@ -187,7 +182,7 @@ class GradientCheckpointing(Method):
         try:
             with ExitStack() as stack:
                 for layer in self._contexts_of:
-                    stack.enter_context(layer.forward_context(self._run, mode))
+                    stack.enter_context(layer.forward_context(self._run, _mode(modes)))
                 for generator, state in states:
                     generator.set_state(state)
                 yield
@@ -257,6 +252,12 @@ def _checkpointed(parts: nn.ModuleList, *args: Any, **kwargs: Any) -> Any:
     """As `_through` calls a piece, for a trace."""
     function = partial(_in_order, list(parts)) if len(parts) > 1 else parts[0]
     return checkpoint(function, *args, use_reentrant=False, **kwargs)
+
+
+def _mode(modes: Modes) -> str:
+    """Of the run's pass that had these."""
+    training, tracks = modes
+    return ("train" if all(tracks) else "frozen_stats") if any(training) else "eval"
 
 
 def _set(modules: list[nn.Module], norms: list[_NormBase], modes: Modes) -> None:

@@ -106,12 +106,14 @@ def test_what_other_methods_draw_inside_a_piece_is_drawn_again(noise, outside):
 @pytest.mark.parametrize("outside", [True, False])
 def test_what_another_method_puts_around_a_pass_is_around_the_second_too(outside):
     """One that lets running statistics normalise: by the batch's own the gradient would be another."""
+    modes = set()
 
     class Rests(Method):
         name = "rests"
 
         @contextmanager
         def forward_context(self, run, mode):
+            modes.add(mode)
             norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
             for norm in norms:
                 norm.training = False
@@ -125,6 +127,7 @@ def test_what_another_method_puts_around_a_pass_is_around_the_second_too(outside
     if outside:
         stacks[0].reverse()
     runs = [trained(stack, tiny_cnn) for stack in stacks]
+    assert modes == {"train"}
     assert_same_state(state(runs[0].model), state(runs[1].model))
 
 
