@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from energybench import Line, Method, TrainingRun, Work
+from energybench import Batch, Line, Method, TrainingRun, Work
 from energybench.algorithms.checkpoint_pieces import Pieces, pieces_of
 from energybench.algorithms.traced_calls import SeenCall
 from energybench.flops.work import FORWARD, RECOMPUTE
@@ -95,6 +95,7 @@ class GradientCheckpointing(Method):
         self._contexts_of = [layer for layer in reversed(self._others) if overrides(layer, "forward_context")]
         self._replaced: list[tuple[nn.Module, Forward | None]] = []
         self._pieces: list[Piece] = []
+        self._begun = False
         found = self._plain or pieces_of(run.model, self.segments)
         self._found = found or Pieces(None, ())
         if found is None:
@@ -108,6 +109,13 @@ class GradientCheckpointing(Method):
             piece = Piece((name,), partial(list, [block]))
             self._pieces.append(piece)
             self._replace(block, partial(self._through_block, piece, block, vars(block).get("forward")))
+
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
+        if not self._begun:  # what other layers tried in their set-up was no training
+            self._begun = True
+            for piece in self._pieces:
+                piece.forwarded = piece.recomputed = 0
+        inner(batch)
 
     def _cut(self, sequential: nn.Module, names: tuple[tuple[str, ...], ...]) -> None:
         """Into runs of its children, which are asked for in every pass: other layers may put their own there."""
