@@ -17,7 +17,7 @@ from energybench.suite.variants import Variant
 from energybench.train import discovery
 from energybench.train.interface import TrainingRun
 from energybench.train.method import Method, Task
-from energybench.train.refusals import refuse_hardware, refuse_methods, refuse_run
+from energybench.train.refusals import refuse_hardware, refuse_methods, refuse_run, refuse_settings
 from energybench.train.stack_check import check_stack
 
 
@@ -30,7 +30,7 @@ class Refusals:
     def in_stack(self, variant: Variant, task: Task) -> tuple[list[Problem], list[str]]:
         """What is said against a stack with a task, on these devices; and what only a run would be refused for."""
         methods, where = self._methods(variant), self._where(variant)
-        problems = refuse_methods(methods, self.spec.suite.trials.devices, where)
+        problems = refuse_methods(methods, self.spec.suite.trials.devices, where) + refuse_settings(methods, where)
         elsewhere = refuse_hardware(methods, self.device.type, where)
         for problem in check_stack(methods, task, where):
             hint = problem.hint

@@ -38,7 +38,7 @@ from energybench.train.method import Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
 from energybench.train.passes import mean_epoch
 from energybench.train.plain_epochs import every_epoch
-from energybench.train.refusals import refuse_task
+from energybench.train.refusals import refuse_task, settings_of
 from energybench.train.run import Run
 from energybench.trial.build import device_name, fresh_model, recipe_of
 from energybench.trial.spec import MethodSpec
@@ -50,7 +50,7 @@ from energybench.workloads.tasks import task_named
 Built = TypeVar("Built")
 
 # Of a cell: what follows from the rest of it, or only informs.
-_NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control"}
+_NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control", "card_settings"}
 # Where there is no data, so that a model's own mistakes show too.
 SUPPOSED = DataDescription(kind="resident", shape=(3, 32, 32), classes=10, train=0, test=0, sha256="")
 
@@ -324,7 +324,12 @@ class Plan:
                 )
             result.append(
                 cell.model_copy(
-                    update={"claim": claim(variant, methods), "skipped": pair.skipped, "tuned_trials": variant.tuned}
+                    update={
+                        "claim": claim(variant, methods),
+                        "skipped": pair.skipped,
+                        "tuned_trials": variant.tuned,
+                        "card_settings": settings_of(methods),
+                    }
                 )
             )
             if not pair.skipped and variant.control != "none":
