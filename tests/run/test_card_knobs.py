@@ -53,7 +53,13 @@ class Paced(Classification):
 KNOB = '''"""knob: sets the card"""
 import os, pathlib, time
 from dataclasses import dataclass
+import pynvml
 from energybench import Method
+
+
+def limit_w():
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetPowerManagementLimit(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3
 
 
 @dataclass
@@ -61,7 +67,7 @@ class Knob(Method):
     """watts: of the power limit
 
     mhz: of the clock
-    ends: how its second epoch ends
+    ends: how its second epoch ends in a trial, in which alone the card is set
     """
 
     watts: float = 0.0
@@ -72,7 +78,7 @@ class Knob(Method):
         return {"power_limit_w": self.watts} if self.watts else {"clock_limit_hz": self.mhz * 1e6}
 
     def epoch(self, run, data, inner):
-        if run.epoch_number == 2 and self.ends:
+        if self.ends and run.epoch_number == 2 and limit_w() == self.watts:
             pathlib.Path("in-its-trial").touch()
             if self.ends == "killed":
                 os.kill(os.getpid(), 9)
