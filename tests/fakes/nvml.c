@@ -333,18 +333,22 @@ static const char *script_path(void)
     return path;
 }
 
-/* What processes with one script share; of a script that a test has loaded, this process's own. */
-static set *shared_sets(void)
+/* What processes with one script share; where the environment names none, this process's own. */
+static set *find_sets(void)
 {
     static set *mapped;
+    const char *script = getenv("FAKE_NVML_SCRIPT");
     char path[4096];
-    if (mapped || !getenv("FAKE_NVML_SCRIPT")) return mapped ? mapped : own_sets;
-    snprintf(path, sizeof path, "%s.set", getenv("FAKE_NVML_SCRIPT"));
+    if (mapped) munmap(mapped, sizeof own_sets);
+    mapped = NULL;
+    if (!script) return own_sets;
+    snprintf(path, sizeof path, "%s.set", script);
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (file < 0 || ftruncate(file, sizeof own_sets)) return own_sets;
-    mapped = mmap(NULL, sizeof own_sets, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (file < 0 || ftruncate(file, sizeof own_sets)) abort();
+    void *found = mmap(NULL, sizeof own_sets, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     close(file);
-    return mapped == MAP_FAILED ? (mapped = own_sets) : mapped;
+    if (found == MAP_FAILED) abort();
+    return mapped = found;
 }
 
 static void load_from_environment(void)
@@ -742,7 +746,7 @@ static const char *load(const char *text) /* NULL, or what is wrong and in which
     memset(&everything, 0, sizeof everything);
     for (size_t i = 0; i < LENGTH(SCALARS); i++) *(double *)((char *)&everything + SCALARS[i].offset) = SCALARS[i].usual;
     memset(own_sets, 0, sizeof own_sets);
-    sets = shared_sets();
+    sets = find_sets();
     gpu_count = 0, clients = 0, real_clock = 0, calls = 0, mistake[0] = '\0'; /* a driver that restarts */
     virtual_ns = origin_ns = driver_loaded_ns = 0;
     strcpy(driver_version, "550.54.15");
