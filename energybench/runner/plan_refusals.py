@@ -10,6 +10,7 @@ import torch
 
 from energybench.common.errors import Problem
 from energybench.runner.plan_precision import precision_on
+from energybench.runner.plan_settings import refuse_settings
 from energybench.runner.plan_spec import PlanSpec
 from energybench.runner.plan_stacks import Stack
 from energybench.suite.tables import WorkloadTable
@@ -17,7 +18,7 @@ from energybench.suite.variants import Variant
 from energybench.train import discovery
 from energybench.train.interface import TrainingRun
 from energybench.train.method import Method, Task
-from energybench.train.refusals import refuse_hardware, refuse_methods, refuse_run, refuse_settings
+from energybench.train.refusals import refuse_hardware, refuse_methods, refuse_run
 from energybench.train.stack_check import check_stack
 
 

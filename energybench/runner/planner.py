@@ -26,6 +26,7 @@ from energybench.runner.plan_controls import kept_share, planned_control, useles
 from energybench.runner.plan_energy import energy, unless_elsewhere
 from energybench.runner.plan_machine import machine_facts
 from energybench.runner.plan_precision import precision_on
+from energybench.runner.plan_settings import settings_of
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.plan_stacks import Stack, build_stack
 from energybench.runner.tracing import time_step, time_threads, trace_run, whole_step_rel
@@ -38,7 +39,7 @@ from energybench.train.method import Task, parameters
 from energybench.train.parameter_groups import described, multipliers_of
 from energybench.train.passes import mean_epoch
 from energybench.train.plain_epochs import every_epoch
-from energybench.train.refusals import refuse_task, settings_of
+from energybench.train.refusals import refuse_task
 from energybench.train.run import Run
 from energybench.trial.build import device_name, fresh_model, recipe_of
 from energybench.trial.spec import MethodSpec

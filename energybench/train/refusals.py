@@ -1,13 +1,12 @@
 """What a task or a method cannot train, in its own words: on several devices (E326), this model on these data (E327),
-on this kind of device (E328), or with another that sets the same of a card (E329). Imports no torch."""
+on this kind of device (E328). Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from energybench.common.errors import Problem
-from energybench.meter.card_settings import WORDS
 from energybench.train.method import Method, Task
 
 if TYPE_CHECKING:
@@ -67,23 +66,3 @@ def refuse_hardware(methods: Sequence[Method], device: str, where: str = "") -> 
         for name, reason in reasons
         if reason is not None
     ]
-
-
-def refuse_settings(methods: Sequence[Method], where: str = "") -> list[Problem]:
-    """What can be said against what a stack sets of a card: something unknown, or one thing twice."""
-    problems: list[Problem] = []
-    setters: dict[str, str] = {}
-    for method in methods:
-        for key in method.card_settings():
-            if key not in WORDS:
-                message = f"'{method.name}' sets '{key}' of a card, which nothing is called"
-                problems.append(Problem("E329", message, where, f"one of {', '.join(WORDS)}"))
-            elif (other := setters.setdefault(WORDS[key], method.name)) != method.name:
-                message = f"'{other}' and '{method.name}' both set the card's {WORDS[key]}"
-                problems.append(Problem("E329", message, where, "leave one of them out"))
-    return problems
-
-
-def settings_of(methods: Sequence[Method]) -> Mapping[str, float]:
-    """What a stack sets of a card."""
-    return {key: float(value) for method in methods for key, value in method.card_settings().items()}
