@@ -11,8 +11,8 @@ goes forward and backward once, and leaves nothing behind: so they are in the ve
 steady state. Every run compiles from nothing, into a folder that is removed, so that no earlier run hides the cost.
 What is compiled later, because a layer further out changes the model or sends other shapes, lies in the window; the
 record has both in seconds.
-Composes with everything. It compiles the model as it finds it, so it comes first: use = ["compile", "ssprop"]. It does
-not train tasks that make their own epochs.
+Composes with what does the same in every pass. It compiles the model as it finds it, so it comes first:
+use = ["compile", "ssprop"]. It does not train tasks that make their own epochs.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from energybench import Batch, Method, TrainingRun
 from energybench.common.hosts import this_process
+from energybench.train.method import overrides
 from energybench.train.trees import split
 
 WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
@@ -85,6 +86,15 @@ class Compile(Method):
             return (
                 f"the task '{run.task.name}' makes its own epochs: what sizes its batches have is not known in `setup`"
             )
+        names = [layer.name for layer in run.methods]
+        for place, layer in enumerate(run.methods):
+            if not isinstance(layer, Method):
+                continue
+            if layer.passes_differ:
+                return f"'{layer.name}' changes what layers do from pass to pass, which compiled code does not follow"
+            outside = self.name in names and place < names.index(self.name)
+            if outside and overrides(layer, "forward_context"):
+                return f'\'{layer.name}\' is not set up when this compiles: use = ["{self.name}", "{layer.name}"]'
         if self._has_cuda_graphs(run) and run.recipe.accumulate > 1:
             return (
                 f"mode = '{self.mode}' launches CUDA graphs, in which a micro-batch overwrites what the one before "

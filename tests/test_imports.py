@@ -475,7 +475,8 @@ def test_a_name_that_never_was_is_still_not_found():
 
 
 NAMES = sorted(file.stem for file in METHODS.glob("*.py"))
-ENGLISH = {"importance", "low", "dropout", "compile"}  # of a sample; an interval; a model of its own; a pattern
+# Of a sample; an interval; a model of its own; a pattern; torch's name of an order in memory.
+ENGLISH = {"importance", "low", "dropout", "compile", "channels_last"}
 
 
 @pytest.mark.parametrize("module", files())

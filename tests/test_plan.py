@@ -363,3 +363,17 @@ def test_a_methods_own_precision_is_refused_where_the_processor_emulates_it(tmp_
     (problem,) = refused_by(tmp_path, precision="bf16")["problems"]
     assert (problem["code"], "'picky' asks for bf16" in problem["message"]) == ("E405", True)
     assert problem["where"]
+
+
+def test_a_method_may_refuse_another_of_its_stack(tmp_path: Path) -> None:
+    (tmp_path / "shy.py").write_text(
+        '"""shy: trains alone."""\nfrom energybench import Method\n\n\nclass Shy(Method):\n'
+        "    def incompatible_run(self, run):\n"
+        "        others = [layer.name for layer in run.methods if layer is not self]\n"
+        "        return f\"it does not train beside '{others[0]}'\" if others else None\n",
+        encoding="utf-8",
+    )
+    alone = SUITE + '[[method]]\nuse = "shy.py"\n'
+    assert planned(tmp_path, alone)["problems"] == []
+    (problem,) = planned(tmp_path, alone + '[[method]]\nname = "two"\nuse = ["shy.py", "nothing"]\n')["problems"]
+    assert (problem["code"], "beside 'nothing'" in problem["message"]) == ("E327", True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +81,8 @@ class ResidualBlock:
         x = input_of(args, kwargs)
         assert x is not None
         computed = self.kept if training else not self.pruned
-        if training and self.counts:
+        again = torch._C._current_graph_task_id() != -1  # a checkpoint's second pass, in the backward: tallied already
+        if training and self.counts and not again:
             self._tally(x.numel(), computed)
         if not computed:
             return self._returned(x)
@@ -146,6 +147,7 @@ class Droppable:
 
 
 def _asking(block: ResidualBlock, forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)  # whoever asks for its parameters finds the block's own
     def asked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return block.call(partial(forward, self), self.training, args, kwargs)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,13 +63,13 @@ class Refusals:
 
     def by_run(self, workload: WorkloadTable, run: TrainingRun) -> list[Problem]:
         """Each stack by the workload's model and data. run: of plain training, which has not trained."""
-        return [
-            problem
-            for variant, methods in self._trained(workload)
-            for problem in refuse_run(
-                methods, run, f"'{workload.name}'", self._where(variant), self._skip(workload, variant)
-            )
-        ]
+        problems = []
+        for variant, methods in self._trained(workload):
+            stacked: Any = copy.copy(run)
+            stacked.methods = methods  # so that one may refuse another
+            where, hint = self._where(variant), self._skip(workload, variant)
+            problems += refuse_run(methods, stacked, f"'{workload.name}'", where, hint)
+        return problems
 
     def _trained(self, workload: WorkloadTable) -> Iterator[tuple[Variant, list[Method]]]:
         for pair, variant in self.spec.pairs_of(workload.name, commands=False):
