@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from energybench.common.units import Period, Seconds
+from energybench.common.units import Hertz, Period, Seconds, Watts
 from energybench.suite.suite import schema_json
 from energybench.train.discovery import MethodCard, cards
 from energybench.train.parameter_schema import MISSING, Parameter
@@ -22,7 +22,7 @@ from energybench.workloads import catalogue
 Schema = dict[str, Any]
 FILE = r"\.py(:\w+)?$"  # "file.py", "file.py:Name"
 PATH = r"/|^[.~]"  # a folder of images
-QUANTITIES = {"Period": Period, "Seconds": Seconds}
+QUANTITIES = {"Period": Period, "Seconds": Seconds, "Watts": Watts, "Hertz": Hertz}
 COMMENT = "written by `energybench schema`; write it again after adding a method of your own"
 
 

@@ -30,7 +30,7 @@ class UnitError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A count of "s", "steps" or "epochs". `str` gives back what the parser reads."""
+    """A count of "s", "steps", "epochs", "W" or "Hz". `str` gives back what the parser reads."""
 
     count: float
     unit: str
@@ -103,6 +103,20 @@ _POINTS = _QuantityKind(
     ("0.5 pp", "2 pp"),
     "a ratio or percentage points",
     most=1,
+)
+_WATTS = _QuantityKind(
+    "a power",
+    {f"{prefix}W": ("W", factor) for prefix, factor in (("", "1"), ("k", "1000"))},
+    ("200 W", "0.3 kW"),
+    "watts or a share",
+    positive=True,
+)
+_HERTZ = _QuantityKind(
+    "a clock",
+    {f"{prefix}Hz": ("Hz", factor) for prefix, factor in (("", "1"), ("M", "1000000"), ("G", "1000000000"))},
+    ("1200 MHz", "1.2 GHz"),
+    "megahertz or a share",
+    positive=True,
 )
 _JOULES = _QuantityKind("an energy", _ENERGY, ("12 J", "3 kJ", "5 mWh"), "joules or watt-hours", positive=True)
 
@@ -249,6 +263,16 @@ def parse_period(value: Any) -> Quantity:
     return _parse(value, _PERIOD)
 
 
+def parse_watts(value: Any) -> Quantity:
+    """ "200 W" → Quantity(200.0, "W"). Raises UnitError."""
+    return _parse(value, _WATTS)
+
+
+def parse_hertz(value: Any) -> Quantity:
+    """ "1200 MHz" → Quantity(1.2e9, "Hz"). Raises UnitError."""
+    return _parse(value, _HERTZ)
+
+
 def _written(kind: _QuantityKind) -> WithJsonSchema:
     units = kind.pattern or "|".join(sorted(map(re.escape, kind.units), key=len, reverse=True))
     pattern = rf"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*({units})\s*$"
@@ -278,6 +302,8 @@ Bytes = Annotated[int, _reads(parse_bytes), _written(_SIZE)]
 Intensity = Annotated[float, _reads(parse_intensity), _written(_INTENSITY)]  # kilograms of CO2e per joule
 WarmupAmount = Annotated[Quantity, _reads(parse_warmup), _written(_WARMUP)]
 Period = Annotated[Quantity, _reads(parse_period), _written(_PERIOD)]
+Watts = Annotated[Quantity, _reads(parse_watts), _written(_WATTS)]
+Hertz = Annotated[Quantity, _reads(parse_hertz), _written(_HERTZ)]
 
 
 # Ladders: (size in the base unit, name, smallest number shown with it), largest first.

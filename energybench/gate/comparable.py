@@ -8,6 +8,7 @@ from typing import Any
 from energybench.common.differences import differences
 from energybench.records.record import RunFile, Trial
 from energybench.suite.renamed_keys import with_new_keys
+from energybench.verdict.card_knobs import cards_before
 
 MOST_DESCRIBED = 6  # differences in one message
 ABSENT: tuple[Any, ...] = (None, False, 0, [], {}, "")  # what a setting that an older version did not know amounts to
@@ -74,7 +75,7 @@ def device_key(run: RunFile, trials: Sequence[Trial]) -> dict[str, str]:
         add("device", trial.device)
         for name in ("threads", "torch"):
             add(name, trial.environment.get(name))
-        card = (trial.environment.get("gpus") or {}).get(trial.device.partition("+")[0]) or {}
+        card = cards_before(trial).get(trial.device.partition("+")[0]) or {}
         for name in CARD:
             add(f"card's {name}", card.get(name))
     return {name: ", ".join(sorted(values)) for name, values in facts.items()}

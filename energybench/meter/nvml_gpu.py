@@ -107,6 +107,10 @@ class Gpu:
         except self._nvml.NVMLError as error:
             raise SensorError(f"NVML: {error}") from None
 
+    def ask(self, function: str, *arguments: Any) -> Any:
+        """Any of NVML's functions of a card. Raises SensorError."""
+        return self._ask(function, *arguments)
+
     def _fields(self, numbers: Sequence[int], scope: int = GPU) -> list[int | None]:
         """Several fields in one call; None where the card does not have one."""
         values = self._ask("nvmlDeviceGetFieldValues", [(number, scope) for number in numbers])

@@ -26,13 +26,13 @@ UNSTATED: Mapping[str, PowerLimit] = {
 }
 LEAST_W = 1.0
 
-_STATED = re.compile(r"constraint_(\d+)_(power_limit|max_power)_uw")
+_STATED = re.compile(r"constraint_(\d+)_(power_limit_uw|max_power_uw)")
 _BY_NUMBER = {"0": "long_term", "1": "short_term", "2": "peak_power"}  # where a constraint gives no name
 _WORDS = {
-    ("long_term", "power_limit"): "long-term limit",
-    ("long_term", "max_power"): "rating",
-    ("short_term", "power_limit"): "short-term limit",
-    ("peak_power", "power_limit"): "peak limit",
+    ("long_term", "power_limit_uw"): "long-term limit",
+    ("long_term", "max_power_uw"): "rating",
+    ("short_term", "power_limit_uw"): "short-term limit",
+    ("peak_power", "power_limit_uw"): "peak limit",
 }
 
 
@@ -62,7 +62,7 @@ def stated_limit(zone: Path, scope: str, read: Callable[[Path], str]) -> PowerLi
         number, kind = match[1], match[2]
         written = text(match[0])
         watts = float(written) / 1e6 if written.isdecimal() else 0.0
-        if LEAST_W <= watts <= most.watts and (held or kind == "max_power"):
+        if LEAST_W <= watts <= most.watts and (held or kind == "max_power_uw"):
             constraint = text(f"constraint_{number}_name") or _BY_NUMBER.get(number, "")
             stated.append((watts, constraint, _WORDS.get((constraint, kind), "maximum")))
     if not stated:

@@ -317,6 +317,9 @@ class Cell(RecordModel):
     plain_flop: Flop | None = None
     not_in_ledger: list[Text] = Field(default_factory=list)  # operators of plain training without a formula there
     skipped: str | None = None  # why this cell is not run
+    card_settings: dict[Text, Amount] = Field(
+        default_factory=dict
+    )  # of the card, around its trials, as methods declare
 
     @property
     def name(self) -> str:

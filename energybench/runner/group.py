@@ -21,6 +21,7 @@ from energybench.common.hashing import stable_seed
 from energybench.process.forkserver import Child, ChildOutcome
 from energybench.records.record import Trial, Turns
 from energybench.runner import turns
+from energybench.runner.card_knobs import reason_alone
 from energybench.runner.plan_request import Planned, is_counted_on
 from energybench.runner.progress import Progress
 from energybench.runner.schedule import Slot, waits_for_method
@@ -198,6 +199,8 @@ class InTurns:
         if self._trials.suite.trials.devices > 1:
             return "each trains on several devices"
         planned = self._trials.planned
+        if reason := reason_alone([cell for cell in planned.cells if cell.workload == workload]):
+            return reason
         settings, known = planned.workload(workload)
         return turns.parts_of(
             self._trials.suite.trials.turns,

@@ -12,6 +12,7 @@ import torch
 
 from energybench.common.errors import Problem
 from energybench.runner.plan_precision import precision_on
+from energybench.runner.plan_settings import refuse_settings
 from energybench.runner.plan_spec import PlanSpec
 from energybench.runner.plan_stacks import Stack
 from energybench.suite.tables import WorkloadTable
@@ -32,7 +33,7 @@ class Refusals:
     def in_stack(self, variant: Variant, task: Task) -> tuple[list[Problem], list[str]]:
         """What is said against a stack with a task, on these devices; and what only a run would be refused for."""
         methods, where = self._methods(variant), self._where(variant)
-        problems = refuse_methods(methods, self.spec.suite.trials.devices, where)
+        problems = refuse_methods(methods, self.spec.suite.trials.devices, where) + refuse_settings(methods, where)
         elsewhere = refuse_hardware(methods, self.device.type, where)
         for problem in check_stack(methods, task, where):
             hint = problem.hint

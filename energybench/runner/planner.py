@@ -26,6 +26,7 @@ from energybench.runner.plan_controls import kept_share, planned_control, useles
 from energybench.runner.plan_energy import energy, unless_elsewhere
 from energybench.runner.plan_machine import machine_facts
 from energybench.runner.plan_precision import precision_on
+from energybench.runner.plan_settings import settings_of
 from energybench.runner.plan_spec import PlannedWorkload, PlanResult, PlanSpec
 from energybench.runner.plan_stacks import Stack, build_stack
 from energybench.runner.tracing import time_step, time_threads, trace_run, whole_step_rel
@@ -50,7 +51,7 @@ from energybench.workloads.tasks import task_named
 Built = TypeVar("Built")
 
 # Of a cell: what follows from the rest of it, or only informs.
-_NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control"}
+_NOT_IN_DIGEST = {"stack", "expected_s", "plain_flop", "not_in_ledger", "epochs", "control", "card_settings"}
 # Where there is no data, so that a model's own mistakes show too.
 SUPPOSED = DataDescription(kind="resident", shape=(3, 32, 32), classes=10, train=0, test=0, sha256="")
 
@@ -324,7 +325,12 @@ class Plan:
                 )
             result.append(
                 cell.model_copy(
-                    update={"claim": claim(variant, methods), "skipped": pair.skipped, "tuned_trials": variant.tuned}
+                    update={
+                        "claim": claim(variant, methods),
+                        "skipped": pair.skipped,
+                        "tuned_trials": variant.tuned,
+                        "card_settings": settings_of(methods),
+                    }
                 )
             )
             if not pair.skipped and variant.control != "none":

@@ -36,6 +36,7 @@ from energybench.records.record import FINISHED, Cell, CountingRun, Invocation, 
 from energybench.records.run_folder import Folder, choose
 from energybench.records.scratch_folder import scratch
 from energybench.runner import busy, schedule
+from energybench.runner.card_knobs import refuse_cards
 from energybench.runner.expected_time import expected_time
 from energybench.runner.foresight import foresight, sentence
 from energybench.runner.launched import refuse_ranks
@@ -106,6 +107,8 @@ def run(
             added=add_blocks,
             metered_elsewhere=plan_only,
         )
+        if not plan_only:
+            refuse_cards(planned)
         differs = partial(changes, planned=planned)
         if shard is not None:
             folder = shard.folder(planned, differs)

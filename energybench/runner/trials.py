@@ -12,6 +12,7 @@ from pathlib import Path
 from energybench.common.errors import CannotWrite, UsageError
 from energybench.common.safe_read import list_folder
 from energybench.process import subprocess_call, supervise
+from energybench.process.card_keeper import UNSET, Held
 from energybench.process.forkserver import Child, ChildOutcome, Launcher
 from energybench.process.prepared import PreparedInterpreter
 from energybench.records.growing import GrowingRecords
@@ -19,6 +20,7 @@ from energybench.records.reader import COUNTING_RUNS, RECORDS, read
 from energybench.records.record import Budget, Cell, CountingRun, Flag, ProcessUse, Status, Trial, Turns
 from energybench.records.run_folder import Folder, remove_if_empty
 from energybench.runner import watched_files
+from energybench.runner.card_knobs import cards_set, kept
 from energybench.runner.command_ranks import ranks_of
 from energybench.runner.group import InTurns
 from energybench.runner.placement import placement
@@ -93,19 +95,31 @@ class Trials:
         self.progress.start(f"block {slot.block + 1}/{blocks}", cell.workload, cell.method)
         out = self.place / f"{slot.trial}.json"
         found: list[str] = []
+        cards = UNSET
         if cell.command:
             found = self.watched.found() if self.watched else []
             outcome = self._run_command(self._command_spec(cell, header), out)
         else:
-            outcome = self._train(TRIAL, self.trial_spec(slot), slot.trial, out, self.suite.trials.limit)
-        return self.settle(out, header, outcome, Turns(group=slot.group, reason=reason) if reason else None, found)
+            with cards_set(self.planned, cell, self.progress) as cards:
+                outcome = ChildOutcome(0.0, reason=cards.problem)
+                if not cards.problem:
+                    outcome = self._train(TRIAL, self.trial_spec(slot), slot.trial, out, self.suite.trials.limit)
+        turns = Turns(group=slot.group, reason=reason) if reason else None
+        return self.settle(out, header, outcome, turns, found, cards)
 
     def settle(
-        self, out: Path, header: TrialHeader, outcome: ChildOutcome, shared: Turns | None, found: Sequence[str] = ()
+        self,
+        out: Path,
+        header: TrialHeader,
+        outcome: ChildOutcome,
+        shared: Turns | None,
+        found: Sequence[str] = (),
+        cards: Held = UNSET,
     ) -> Trial:
         """Keep the record of a trial that has ended, with what was seen of it from outside.
 
         found: files that others had left for it
+        cards: what was set of them while it ran
         """
         if not out.exists():
             status, reason = self._failure(outcome)
@@ -115,7 +129,7 @@ class Trials:
             if outcome.wall_s is not None and outcome.cpu_s is not None:  # what was seen from outside
                 use = ProcessUse(wall_s=outcome.wall_s, cpu_s=outcome.cpu_s, rested_s=outcome.rested_s)
                 record = record.model_copy(update={"process": use})
-            record = record.model_copy(update={"turns": shared})
+            record = kept(record.model_copy(update={"turns": shared}), cards)
             self._adopt()
         if found:
             flag = Flag(code="files_found", detail=watched_files.shown([*found]))

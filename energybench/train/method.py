@@ -245,7 +245,8 @@ class Method:
         """What the harness sets on the card for its trials, and puts back on every way out; it sets none itself.
 
         Returns:
-            {"power_limit_w": watts}, {"clock_limit_hz": hertz} or nothing.
+            {"power_limit_w": watts}, {"power_limit_rel": share of the default}, {"clock_limit_hz": hertz},
+            {"clock_limit_rel": share of the highest}, or nothing.
         """
         return {}
 

@@ -24,6 +24,8 @@ PLAIN: dict[str, Schema] = {
     "Mapping": {"type": "object"},
     "Period": {"type": "string", "examples": ["2 epochs", "300 steps"]},
     "Seconds": {"type": "string", "examples": ["20 s", "30 min"]},
+    "Watts": {"type": "string", "examples": ["200 W", "0.3 kW"]},
+    "Hertz": {"type": "string", "examples": ["1200 MHz", "1.2 GHz"]},
 }
 ARRAYS = ("list", "tuple", "set", "frozenset", "Sequence", "Iterable", "Collection")
 KEYWORDS = {

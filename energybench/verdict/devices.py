@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from energybench.records.record import RunFile, Trial
 from energybench.stats.replication import FEWEST_DEVICES
+from energybench.verdict.card_knobs import cards_before
 
 Unit = Literal["block", "GPU", "host", "set of GPUs"]  # what a verdict counts
 PROCESSOR = ("cpu", "")  # devices that no UUID tells apart
@@ -62,7 +63,7 @@ def facts(run: RunFile, trial: Trial) -> Facts:
     else:
         listed = run.machine.get("gpus")
         of_run = {c.get("uuid"): c for c in listed if isinstance(c, dict)} if isinstance(listed, list) else {}
-        of_trial = environment.get("gpus") or {}
+        of_trial = cards_before(trial)  # of the baseline: what a method sets for its trials is no other device
         cards = [of_trial.get(uuid) or of_run.get(uuid) or {} for uuid in marks(trial)]
         known = {
             "GPU": _of_all(cards, "name"),

@@ -10,6 +10,7 @@ from energybench.meter.doubts import doubts, found
 from energybench.meter.reading import Reading
 from energybench.records.record import CountingRun, Flag, Passes, RunFile, Trial
 from energybench.stats.paired import FEWEST_BLOCKS, Paired, differences
+from energybench.verdict.card_knobs import cards_before, without_asked_throttling
 from energybench.verdict.devices import plural
 
 AA_CHANCE = 0.02  # of striking a run whose plain training repeats itself, over all its workloads
@@ -53,7 +54,7 @@ def _trial_problems(trial: Trial) -> Problems:
     window, waited_s = trial.train, trial.data_wait_s or 0.0
     if window is None or window.wall_s <= 0:
         return
-    yield from found(window, trial.steps)
+    yield from found(without_asked_throttling(trial, window), trial.steps)
     if trial.warmup and trial.warmup.settled is False:
         yield "not_settled", f"after {trial.warmup.steps} steps"
     if waited_s > DATA_WAIT_LIMIT * window.wall_s:
@@ -85,7 +86,7 @@ def check_pair(method: Trial, baseline: Trial) -> list[Flag]:
 
 def _unlike(method: Trial, baseline: Trial) -> Problems:
     settings = [(key, method.environment.get(key), baseline.environment.get(key)) for key in ALIKE]
-    cards, others = (trial.environment.get("gpus") or {} for trial in (method, baseline))
+    cards, others = map(cards_before, (method, baseline))
     for uuid in [uuid for uuid in cards if uuid in others]:
         settings += [(f"{uuid} {key}", cards[uuid].get(key), others[uuid].get(key)) for key in CARDS_ALIKE]
     for what, of_method, of_baseline in settings:

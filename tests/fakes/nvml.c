@@ -18,9 +18,16 @@
  *   nonsense MILLIWATTS [FROM [TO]] what power answers instead, with success
  *   throttled FIELD SHARE FROM [TO] the field counts this share of the time
  *   compute|graphics|mps PID [FROM [TO]]
+ *
+ * A power limit L and locked clocks bind: of a trajectory P at a clock f, whose power is all dynamic, P ~ f^3, a clock
+ * locked at c < f leaves P (c/f)^3, and a limit L < P leaves L, at the clock f (L/P)^(1/3); meanwhile the software power
+ * cap throttles. What is set is the driver's, not a process's: processes with one FAKE_NVML_SCRIPT share it in the file
+ * SCRIPT.set, and each sees a change at its next call. Of MAX_GPUS cards, there: limit in W or 0, clock in MHz or 0,
+ * how often either was set.
  */
 #define _GNU_SOURCE /* dladdr */
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -29,25 +36,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { SUCCESS, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE,
        DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, UNKNOWN = 999 };
-enum { ENERGY = 83, POWER_AVERAGE = 185, POWER_INSTANT = 186, MAX_GPUS = 16, MAX_SPANS = 128 };
+enum { ENERGY = 83, POWER_AVERAGE = 185, POWER_INSTANT = 186, MAX_GPUS = 16, MAX_SPANS = 128, MAX_SETS = 64 };
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
 typedef struct { int64_t at_ns; double value, area; } point; /* area: integral from the first point, value × ns */
 typedef struct { int linear; size_t count; point *points; } curve;
 typedef struct { const char *kind; char word[64]; double number; int64_t from_ns, to_ns; } span;
+typedef struct { double limit_w, clock_mhz, times; } set; /* what somebody has set, in place of the script's; 0: nothing */
+typedef struct { int64_t from_ns; double limit_w, clock_mhz; } held; /* since when this process knows it */
 typedef struct {
     char uuid[80], name[96];
     curve power, temperature_c, sm_clock_mhz;
     double gain, counter_gain, tick_s, phase_s, counter_start_j, wrap_mj, repeat_s, sampling_s, duty_s, average_s, noise_w,
-        noise_seed, shortest_poll_s, too_fast_code, module_w, power_limit_w, max_sm_clock_mhz, memory_clock_mhz,
+        noise_seed, shortest_poll_s, too_fast_code, module_w, power_limit_w,
+        default_power_limit_w, min_power_limit_w, max_power_limit_w, max_sm_clock_mhz, memory_clock_mhz,
         slowdown_c, shutdown_c, memory_bytes, memory_used_bytes, mig, ecc, compute_mode, compute_capability, call_s,
         persistent;
     size_t span_count;
     span spans[MAX_SPANS];
+    size_t held_count;
+    held held[MAX_SETS];
     int polled;
     int64_t polled_ns;
 } gpu;
@@ -65,7 +79,8 @@ static const struct { const char *name; size_t offset; double usual; } SCALARS[]
     SCALAR(average_s, 1),
     SCALAR(shortest_poll_s, 0), SCALAR(too_fast_code, 0), /* a power read that comes too soon: 0 W, or an error */
     SCALAR(module_w, -1),       /* power of scope 1 above scope 0, which the counter then holds too; negative: no scope 1 */
-    SCALAR(power_limit_w, 400), SCALAR(max_sm_clock_mhz, 1410), SCALAR(memory_clock_mhz, 1215),
+    SCALAR(power_limit_w, 400), SCALAR(default_power_limit_w, 400), SCALAR(min_power_limit_w, 10),
+    SCALAR(max_power_limit_w, 400), SCALAR(max_sm_clock_mhz, 1410), SCALAR(memory_clock_mhz, 1215),
     SCALAR(slowdown_c, 90), SCALAR(shutdown_c, 95), SCALAR(memory_bytes, 80e9), SCALAR(memory_used_bytes, 1e9),
     SCALAR(mig, 0), SCALAR(ecc, 1), SCALAR(compute_mode, 0),
     SCALAR(compute_capability, 0), /* 8.6; 0: not told */
@@ -80,6 +95,7 @@ static const struct { const char *name; int word, number, times; } SPANS[] = { /
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static gpu gpus[MAX_GPUS], everything; /* everything: defaults, and failures that all share */
+static set own_sets[MAX_GPUS], *sets = own_sets;
 static unsigned gpu_count;
 static int loaded, clients, real_clock;
 static int64_t virtual_ns, origin_ns, driver_loaded_ns;
@@ -123,19 +139,100 @@ static double evaluate(const curve *c, int64_t at_ns, int area)
     return area ? p->area + p->value * after + slope * after * after / 2 : p->value + slope * after;
 }
 
-/* True energy since time zero. Watts × nanoseconds keep whole numbers exact: floors fall where they should. */
-static double energy_nj(const gpu *g, int64_t at_ns)
+/* True energy since time zero, were nothing set. Watts × nanoseconds keep whole numbers exact: floors fall where they
+ * should. */
+static double unset_nj(const gpu *g, int64_t at_ns)
 {
     int64_t period = ns(g->repeat_s), start = period ? floor_to(at_ns, period) : 0;
     double zero = evaluate(&g->power, 0, 1), whole = period ? evaluate(&g->power, period, 1) - zero : 0;
     return evaluate(&g->power, at_ns - start, 1) - zero + (period ? (double)(start / period) * whole : 0);
 }
 
-static double mean_w(const gpu *g, int64_t from_ns, int64_t to_ns)
+static double unset_w(const gpu *g, int64_t at_ns)
 {
     int64_t period = ns(g->repeat_s);
-    if (from_ns >= to_ns) return evaluate(&g->power, period ? to_ns - floor_to(to_ns, period) : to_ns, 0);
-    return (energy_nj(g, to_ns) - energy_nj(g, from_ns)) / (double)(to_ns - from_ns);
+    return evaluate(&g->power, period ? at_ns - floor_to(at_ns, period) : at_ns, 0);
+}
+
+/* What is left of a power by locked clocks: (c/f)^3. */
+static double slowed(const gpu *g, const held *h)
+{
+    double c = h->clock_mhz, f = g->max_sm_clock_mhz;
+    return c > 0 && c < f ? pow(c / f, 3) : 1;
+}
+
+/* A limit that is no lower than the script's own changes nothing. */
+static int can_bind(const gpu *g, const held *h) { return h->limit_w > 0 && h->limit_w < g->power_limit_w; }
+
+/* Where the trajectory takes another value next, after `at_ns`; curves that bind are steps. */
+static int64_t next_step(const gpu *g, int64_t at_ns)
+{
+    int64_t period = ns(g->repeat_s), start = period ? floor_to(at_ns, period) : 0;
+    for (const point *p = g->power.points; p < g->power.points + g->power.count; p++)
+        if (p->at_ns > at_ns - start && (!period || p->at_ns < period)) return start + p->at_ns;
+    return period ? start + period : INT64_MAX;
+}
+
+/* Of one stretch in which nothing is set anew: energy (bound = 0), or nanoseconds in which its limit binds (1). */
+static double stretch(const gpu *g, const held *h, int64_t from_ns, int64_t to_ns, int bound)
+{
+    double k = slowed(g, h), sum = 0;
+    if (!can_bind(g, h)) return bound ? 0 : k * (unset_nj(g, to_ns) - unset_nj(g, from_ns));
+    for (int64_t at = from_ns; at < to_ns;) {
+        int64_t next = next_step(g, at), end = next < to_ns ? next : to_ns;
+        double watts = k * unset_w(g, at), nanoseconds = (double)(end - at);
+        sum += bound ? (watts > h->limit_w) * nanoseconds : fmin(watts, h->limit_w) * nanoseconds;
+        at = end;
+    }
+    return sum;
+}
+
+/* The same from one time to another, over all that was set in between. */
+static double over(const gpu *g, int64_t from_ns, int64_t to_ns, int bound)
+{
+    double sum = 0;
+    for (size_t i = 0; i < g->held_count; i++) {
+        const held *h = &g->held[i];
+        int64_t begin = h->from_ns > from_ns ? h->from_ns : from_ns, end = to_ns;
+        if (i + 1 < g->held_count && h[1].from_ns < end) end = h[1].from_ns;
+        if (begin < end) sum += stretch(g, h, begin, end, bound);
+    }
+    return sum;
+}
+
+static double energy_nj(const gpu *g, int64_t at_ns) { return at_ns < 0 ? -over(g, at_ns, 0, 0) : over(g, 0, at_ns, 0); }
+
+static const held *held_at(const gpu *g, int64_t at_ns)
+{
+    size_t i = g->held_count - 1;
+    while (i && g->held[i].from_ns > at_ns) i--;
+    return &g->held[i];
+}
+
+static double mean_w(const gpu *g, int64_t from_ns, int64_t to_ns)
+{
+    const held *h = held_at(g, to_ns);
+    double watts = slowed(g, h) * unset_w(g, to_ns);
+    if (from_ns >= to_ns) return can_bind(g, h) ? fmin(watts, h->limit_w) : watts;
+    return over(g, from_ns, to_ns, 0) / (double)(to_ns - from_ns);
+}
+
+static double clock_mhz(const gpu *g, int64_t at_ns)
+{
+    const held *h = held_at(g, at_ns);
+    double k = slowed(g, h), watts = k * unset_w(g, at_ns), mhz = evaluate(&g->sm_clock_mhz, at_ns, 0);
+    if (h->clock_mhz > 0) mhz = fmin(mhz, h->clock_mhz);
+    return can_bind(g, h) && watts > h->limit_w ? mhz * cbrt(h->limit_w / watts) : mhz;
+}
+
+/* Take over what was set since the last call. */
+static void look_at_sets(gpu *g, int64_t now)
+{
+    const set *s = &sets[g - gpus];
+    held new = {now, s->limit_w, s->clock_mhz}, *last = &g->held[g->held_count - 1];
+    if (last->limit_w == new.limit_w && last->clock_mhz == new.clock_mhz) return;
+    if (g->held_count == MAX_SETS) abort();
+    g->held[g->held_count++] = new;
 }
 
 static int within(const span *s, int64_t now) { return s->from_ns <= now && now < s->to_ns; }
@@ -163,6 +260,7 @@ static unsigned long long throttled_ns(const gpu *g, const char *field, int64_t 
     for (const span *s = g->spans; s < g->spans + g->span_count; s++)
         if (!strcmp(s->kind, "throttled") && !strcmp(s->word, field) && now > s->from_ns)
             total += s->number * (double)((now < s->to_ns ? now : s->to_ns) - s->from_ns);
+    if (!strcmp(field, "74")) total += over(g, 0, now, 1);
     return (unsigned long long)total;
 }
 
@@ -214,6 +312,7 @@ static int enter(const char *function, const gpu *g, int64_t *now)
     *now = clock_ns() + (real_clock ? 0 : cost / 2);
     virtual_ns += cost;
     int known = g == &everything || (g >= gpus && g < gpus + gpu_count);
+    if (g >= gpus && g < gpus + gpu_count) look_at_sets((gpu *)g, *now);
     int code = !clients ? UNINITIALIZED : !known ? INVALID_ARGUMENT : failure(g, function, *now);
     pthread_mutex_unlock(&mutex);
     return code;
@@ -232,6 +331,24 @@ static const char *script_path(void)
     if (!path) path = SCRIPT;
 #endif
     return path;
+}
+
+/* What processes with one script share; where the environment names none, this process's own. */
+static set *find_sets(void)
+{
+    static set *mapped;
+    const char *script = getenv("FAKE_NVML_SCRIPT");
+    char path[4096];
+    if (mapped) munmap(mapped, sizeof own_sets);
+    mapped = NULL;
+    if (!script) return own_sets;
+    snprintf(path, sizeof path, "%s.set", script);
+    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (file < 0 || ftruncate(file, sizeof own_sets)) abort();
+    void *found = mmap(NULL, sizeof own_sets, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (found == MAP_FAILED) abort();
+    return mapped = found;
 }
 
 static void load_from_environment(void)
@@ -306,7 +423,10 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, gpu **out)
 #define ANSWER(name, type, value) int name(const gpu *g, type *out) { CALL(g); *out = (type)(value); return SUCCESS; }
 ANSWER(nvmlDeviceGetIndex, unsigned, g - gpus)
 ANSWER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, counter_mj(g, now))
-ANSWER(nvmlDeviceGetEnforcedPowerLimit, unsigned, lround(g->power_limit_w * 1e3))
+static double limit_w(const gpu *g) { return sets[g - gpus].limit_w ? sets[g - gpus].limit_w : g->power_limit_w; }
+ANSWER(nvmlDeviceGetEnforcedPowerLimit, unsigned, lround(limit_w(g) * 1e3))
+ANSWER(nvmlDeviceGetPowerManagementLimit, unsigned, lround(limit_w(g) * 1e3))
+ANSWER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, lround(g->default_power_limit_w * 1e3))
 ANSWER(nvmlDeviceGetComputeMode, unsigned, g->compute_mode)
 
 int nvmlDeviceGetCudaComputeCapability(const gpu *g, int *major, int *minor)
@@ -323,8 +443,63 @@ ANSWER_OF_KIND(nvmlDeviceGetTemperature, 0, INVALID_ARGUMENT, evaluate(&g->tempe
 ANSWER_OF_KIND(nvmlDeviceGetTemperatureThreshold, 1, NOT_SUPPORTED, kind ? g->slowdown_c : g->shutdown_c)
 /* 0 graphics, 1 SM, 2 memory */
 ANSWER_OF_KIND(nvmlDeviceGetClockInfo, 2, NOT_SUPPORTED,
-               kind == 2 ? g->memory_clock_mhz : evaluate(&g->sm_clock_mhz, now, 0))
+               kind == 2 ? g->memory_clock_mhz : clock_mhz(g, now))
 ANSWER_OF_KIND(nvmlDeviceGetMaxClockInfo, 2, NOT_SUPPORTED, kind == 2 ? g->memory_clock_mhz : g->max_sm_clock_mhz)
+
+/* ---- what can be set */
+
+int nvmlDeviceGetPowerManagementLimitConstraints(const gpu *g, unsigned *least, unsigned *most)
+{
+    CALL(g);
+    *least = (unsigned)lround(g->min_power_limit_w * 1e3), *most = (unsigned)lround(g->max_power_limit_w * 1e3);
+    return SUCCESS;
+}
+
+static int keep(gpu *g, int64_t now, double watts, double mhz)
+{
+    pthread_mutex_lock(&mutex);
+    set *s = &sets[g - gpus];
+    *s = (set){watts, mhz, s->times + 1};
+    look_at_sets(g, now);
+    pthread_mutex_unlock(&mutex);
+    return SUCCESS;
+}
+
+int nvmlDeviceSetPowerManagementLimit(gpu *g, unsigned milliwatts)
+{
+    CALL(g);
+    if (milliwatts < g->min_power_limit_w * 1e3 || milliwatts > g->max_power_limit_w * 1e3) return INVALID_ARGUMENT;
+    return keep(g, now, milliwatts / 1e3, sets[g - gpus].clock_mhz);
+}
+
+int nvmlDeviceSetGpuLockedClocks(gpu *g, unsigned least, unsigned most)
+{
+    CALL(g);
+    return least > most || !most ? INVALID_ARGUMENT : keep(g, now, sets[g - gpus].limit_w, most);
+}
+
+int nvmlDeviceResetGpuLockedClocks(gpu *g) { CALL(g); return keep(g, now, sets[g - gpus].limit_w, 0); }
+
+static int answer_clocks(unsigned *count, unsigned *out, unsigned found, unsigned most, unsigned step)
+{
+    unsigned room = out ? *count : 0;
+    for (unsigned i = 0; i < found && i < room; i++) out[i] = most - i * step;
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlDeviceGetSupportedMemoryClocks(const gpu *g, unsigned *count, unsigned *out)
+{
+    CALL(g);
+    return answer_clocks(count, out, 1, (unsigned)g->memory_clock_mhz, 0);
+}
+
+int nvmlDeviceGetSupportedGraphicsClocks(const gpu *g, unsigned memory, unsigned *count, unsigned *out) /* by 15 MHz */
+{
+    CALL(g);
+    unsigned most = (unsigned)g->max_sm_clock_mhz;
+    return memory != (unsigned)g->memory_clock_mhz ? NOT_FOUND : answer_clocks(count, out, (most - 210) / 15 + 1, most, 15);
+}
 
 #define MODE(name, mode) int name(const gpu *g, unsigned *current, unsigned *pending) \
     { CALL(g); *current = *pending = (unsigned)(mode); return SUCCESS; }
@@ -538,6 +713,8 @@ static gpu *open_gpu(char **rest)
     if (mistake[0]) return NULL;
     *g = everything; /* its scalars are the defaults */
     g->span_count = 0;
+    g->held[0] = (held){INT64_MIN, sets[gpu_count].limit_w, sets[gpu_count].clock_mhz};
+    g->held_count = 1;
     snprintf(g->uuid, sizeof g->uuid, "%s", uuid);
     read_text(g->name, sizeof g->name, rest);
     gpu_count++;
@@ -568,6 +745,8 @@ static const char *load(const char *text) /* NULL, or what is wrong and in which
     memset(gpus, 0, sizeof gpus);
     memset(&everything, 0, sizeof everything);
     for (size_t i = 0; i < LENGTH(SCALARS); i++) *(double *)((char *)&everything + SCALARS[i].offset) = SCALARS[i].usual;
+    memset(own_sets, 0, sizeof own_sets);
+    sets = find_sets();
     gpu_count = 0, clients = 0, real_clock = 0, calls = 0, mistake[0] = '\0'; /* a driver that restarts */
     virtual_ns = origin_ns = driver_loaded_ns = 0;
     strcpy(driver_version, "550.54.15");

@@ -15,6 +15,7 @@ import dataclasses
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
@@ -81,7 +82,10 @@ class FakeGpu:
     ecc: bool = True
     compute_mode: int = 0
     compute_capability: float = 0.0  # 8.6; 0: the card does not tell
-    power_limit_w: float = 400.0
+    power_limit_w: float = 400.0  # as somebody has set it; the default is default_power_limit_w
+    default_power_limit_w: float = 400.0
+    min_power_limit_w: float = 10.0
+    max_power_limit_w: float = 400.0
     max_sm_clock_mhz: float = 1410.0
     memory_clock_mhz: float = 1215.0
     slowdown_c: float = 90.0
@@ -136,6 +140,13 @@ def _number(number: float) -> str:
 def _curve(name: str, curve: Curve, linear: bool = True) -> str:
     points = [(0.0, curve)] if isinstance(curve, int | float) else curve
     return _words(name, "linear" if linear else "step", *(number for point in points for number in point))
+
+
+def sets_of(folder: Path) -> tuple[float, float, float]:
+    """What is set of the first card of `FakeDriver.environment(folder)`: (its power limit in watts, the highest locked
+    clock in MHz; 0 where nobody has set it, how often something was set)."""
+    file = folder / "fake-nvml.txt.set"
+    return struct.unpack("3d", file.read_bytes()[:24]) if file.exists() else (0.0, 0.0, 0.0)
 
 
 def build(folder: Path, script: Path | None = None, *, without_v3: bool = False) -> Path:
