@@ -93,7 +93,7 @@ def generator(card: Card, seed: int) -> torch.Generator:
 
 
 def sampler(card: Card, results: Results) -> None:
-    """Draw, average the scores of repeats, change as many importances: a method's step; beside one torch.multinomial."""
+    """Draw, average the scores of repeats, change as many importances, as a method's step does; torch.multinomial."""
     count, batch = card.size(IMAGENET, 2000), 64
     weights = torch.rand(count, device=card.device, dtype=torch.float64)
     tree, random = Sampler(weights.clone()), generator(card, 0)

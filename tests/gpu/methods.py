@@ -1,4 +1,4 @@
-"""Part 5. gradsamp, ssprop, scotti and importance against plain training on CIFAR-10, by `energybench run`, with joules.
+"""Part 5. gradsamp, ssprop, scotti and importance against plain training on CIFAR-10, by `energybench run`, in joules.
 
 The suite is written for this card: a training is so long that its sensors decide (a counter's figure needs 50 ticks for
 a verdict), whatever a step takes here. Where CIFAR-10 is not on the machine the pixels are made up, which is said.

@@ -1,4 +1,4 @@
-"""Part 2. What the harness costs on steps of 1, 10 and 50 ms, against a loop of bare PyTorch; CodeCarbon and Zeus beside.
+"""Part 2. What the harness costs on steps of 1, 10 and 50 ms, against bare PyTorch; beside CodeCarbon and Zeus.
 
     bare         a loop as a person writes it: batch, forward, loss, backward, update
     metered      the same loop inside one window of the card's meter
@@ -35,8 +35,7 @@ Side = Callable[[], float]
 
 def measure(card: Card, results: Results) -> None:
     width = card.size(1024, 32)
-    trackers = {name: made for name, made in TRACKERS.items()}
-    missing = {}
+    trackers, missing = dict(TRACKERS), dict[str, str]()
     for name, make in TRACKERS.items():
         try:
             make(lambda: None, card)

@@ -50,7 +50,7 @@ class Fitted:
 def under(layers: Sequence[Timed], calls_flop: float, element_flop: float) -> Fitted:
     """What the rule makes of these layers with these constants."""
     inside = [layer.lets_in(calls_flop, element_flop) for layer in layers]
-    seconds = math.fsum(l.sparse_s if sparse else l.dense_s for l, sparse in zip(layers, inside, strict=True))
+    seconds = math.fsum(each.sparse_s if sparse else each.dense_s for each, sparse in zip(layers, inside, strict=True))
     slower = sum(sparse and layer.sparse_s > layer.dense_s for layer, sparse in zip(layers, inside, strict=True))
     return Fitted(calls_flop, element_flop, seconds, sum(inside), slower)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Point = tuple[float, float]  # seconds, watts
 LEAST_STEP = 0.1  # of the power before: smaller ones cannot be told from what a load's power does anyway
@@ -47,7 +48,7 @@ def rise(points: Sequence[Point], began_s: float) -> Rise | None:
 
 def _crossing(points: Sequence[Point], level_w: float) -> float:
     """When the power first reached a level, on a straight line between two samples."""
-    for (before_s, before_w), (at_s, watts) in zip(points, points[1:], strict=False):
+    for (before_s, before_w), (at_s, watts) in pairwise(points):
         if watts >= level_w:
             share = (level_w - before_w) / (watts - before_w) if watts > before_w else 0.0
             return before_s + max(0.0, share) * (at_s - before_s)
@@ -56,6 +57,6 @@ def _crossing(points: Sequence[Point], level_w: float) -> float:
 
 def update_s(points: Sequence[Point]) -> float | None:
     """Median seconds between two changes of what a sensor tells; None where it changed less than three times."""
-    changes = [at_s for (_, before_w), (at_s, watts) in zip(points, points[1:], strict=False) if watts != before_w]
-    gaps = [b - a for a, b in zip(changes, changes[1:], strict=False)]
+    changes = [at_s for (_, before_w), (at_s, watts) in pairwise(points) if watts != before_w]
+    gaps = [b - a for a, b in pairwise(changes)]
     return statistics.median(gaps) if len(gaps) >= 2 else None
