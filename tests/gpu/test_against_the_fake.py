@@ -1,0 +1,196 @@
+"""The whole of `make gpu` against a driver that was made up: each part runs to its end, says that it is a fake, and no
+number of it can be taken for a measurement. What a part computes of what it saw is held to mathematics."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.nvml import FakeDriver, FakeGpu
+from gpu import parts
+from gpu.page import write_page
+from gpu.parts import PARTS, run_part
+from gpu.refuse_fit import Timed, best, under
+from gpu.results import FAKE, Results, read_all
+from gpu.rise import rise, update_s
+
+QUICK = ("counter", "backward", "fits")
+POWER_W = 120.0
+
+
+@pytest.fixture
+def machine(fake_nvml_library: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine with one fake card, on the real clock, that draws the same power for ever."""
+    driver = FakeDriver(fake_nvml_library, [FakeGpu(name="Fake Card", power=POWER_W, tick_s=0.01)])
+    return {**os.environ, **driver.environment(tmp_path), "OMP_NUM_THREADS": "1"}
+
+
+def assert_is_told_as_fake(folder: Path, found: dict[str, Any]) -> None:
+    assert found["fake"] == FAKE
+    page = write_page(folder).read_text(encoding="utf-8")
+    assert page.startswith("# FAKE, no measurement: Fake Card\n")
+    assert FAKE in page
+
+
+def assert_went_well(found: dict[str, Any]) -> None:
+    assert (found["status"], found["reason"]) == ("done", None)
+    assert [check for check in found["checks"] if check["passed"] is False] == []
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_quick_part_runs_to_its_end(name: str, machine: dict[str, str], tmp_path: Path) -> None:
+    found = run_part(parts.named(name), tmp_path / "out", machine, fake=True)
+    assert_went_well(found)
+    assert_is_told_as_fake(tmp_path / "out", found)
+    if name == "counter":
+        assert_a_steady_card_is_found_steady(found)
+
+
+def assert_a_steady_card_is_found_steady(found: dict[str, Any]) -> None:
+    """Constant power: both channels give power × time, and no load makes a step in it."""
+    rows = {row["load"]: row for row in found["tables"]["windows"]}
+    assert list(rows) == ["idle", "matrix product", "memory copy", "training"]
+    for row in rows.values():
+        for channel in ("counter", "integral"):
+            assert abs(row[f"{channel}_j"] - POWER_W * row["seconds"]) <= row[f"{channel}_error_j"] + 0.01
+    shown = found["tables"]["what a sensor shows of a step in power"]
+    assert [row["averaging_window_s"] for row in shown] == [None, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [part.name for part in PARTS if part.name not in QUICK])
+def test_a_longer_part_runs_to_its_end(name: str, machine: dict[str, str], tmp_path: Path) -> None:
+    found = run_part(parts.named(name), tmp_path / "out", machine, fake=True)
+    assert_went_well(found)
+    assert found["checks"] or found["tables"]
+    assert_is_told_as_fake(tmp_path / "out", found)
+
+
+def test_all_parts_together_end_within_eight_minutes() -> None:
+    assert sum(part.limit_s for part in PARTS) <= parts.WHOLE_S == 8 * 60
+    assert [part.number for part in PARTS] == list(range(1, len(PARTS) + 1))
+
+
+@pytest.fixture
+def part_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Give the parts' processes a module of another content, in a folder that shadows ours."""
+
+    def made(source: str, limit_s: float) -> dict[str, Any]:
+        shadow = tmp_path / "shadow"
+        (shadow / "gpu").mkdir(parents=True)
+        head = "import sys, time\nfrom pathlib import Path\nfrom gpu.results import Results\n"
+        head += 'results = Results(Path(sys.argv[2]) / "1-counter.json", "counter", "t", 1, fake=True)\n'
+        (shadow / "gpu" / "child.py").write_text(head + source, encoding="utf-8")
+        (shadow / "gpu" / "results.py").write_text((parts.TESTS / "gpu" / "results.py").read_text(encoding="utf-8"))
+        monkeypatch.setattr(parts, "TESTS", shadow)
+        return run_part(parts.Part(1, "counter", "t", limit_s), tmp_path / "out", dict(os.environ), fake=True)
+
+    return made
+
+
+def test_what_a_part_had_found_stands_when_its_time_is_over(part_that: Any) -> None:
+    found = part_that('results.fact("seen_w", 3.0)\ntime.sleep(600)\n', 2.0)
+    assert found["status"] == "cut short"
+    assert found["facts"] == {"seen_w": 3.0}
+
+
+def test_a_part_whose_process_dies_says_with_which_code(part_that: Any) -> None:
+    found = part_that('results.fact("seen_w", 3.0)\nprint("the card fell off", flush=True)\nsys.exit(7)\n', 60.0)
+    assert found["status"] == "failed"
+    assert "7" in found["reason"]
+    assert "the card fell off" in found["reason"]
+    assert found["facts"] == {"seen_w": 3.0}
+
+
+def test_a_page_without_a_fake_says_nothing_of_one(tmp_path: Path) -> None:
+    results = Results(tmp_path / "1-counter.json", "counter", "Counters", 10.0, fake=False)
+    results.machine(sensors={"name": "Some Card", "driver": "1.2"})
+    results.row("windows", load="idle | bare", power_w=float("nan"))
+    results.check("it holds", True)
+    results.end("done")
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert page.startswith("# What was seen on Some Card\n")
+    assert "fake" not in page.casefold()
+    assert "| idle \\| bare | – |" in page
+    assert json.loads((tmp_path / "1-counter.json").read_text())["tables"]["windows"][0]["power_w"] is None
+    assert [part["part"] for part in read_all(tmp_path)] == ["counter"]
+
+
+# ── what parts compute ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("window_s", [0.5, 1.0, 2.0])
+def test_the_window_of_a_mean_is_the_length_of_its_ramp(window_s: float) -> None:
+    """A mean over T seconds of a step at 10 s is a straight ramp from there to 10 + T; half of it is at 10 + T/2."""
+    times = [0.05 * number for number in range(400)]
+    points = [(t, 100 + 200 * min(1.0, max(0.0, (t - 10) / window_s))) for t in times]
+    found = rise(points, 10.0)
+    assert found is not None
+    assert (found.low_w, found.high_w) == (100, 300)
+    assert found.window_s == pytest.approx(window_s, abs=1e-6)
+    assert found.delay_s == pytest.approx(window_s / 2, abs=1e-6)
+
+
+def test_no_step_is_seen_in_steady_power_nor_without_samples() -> None:
+    assert rise([(0.1 * number, 100.0) for number in range(50)], 2.0) is None
+    assert rise([(0.1 * number, 100.0 + number % 2) for number in range(50)], 2.0) is None
+    assert rise([], 2.0) is None
+
+
+def test_a_sensors_period_is_that_of_its_changes() -> None:
+    points = [(0.05 * number, float(number // 4)) for number in range(60)]
+    assert update_s(points) == pytest.approx(0.2)
+    assert update_s([(0.1 * number, 5.0) for number in range(10)]) is None
+
+
+def test_fitted_constants_let_in_just_the_layers_that_pay() -> None:
+    """Layers whose times follow the rule with known constants, at one FLOP per nanosecond."""
+    calls, element = 3e6, 40.0
+    layers = []
+    for elements in (10**3, 10**4, 10**5, 10**6):
+        for saved in (1e5, 2e6, 8e6, 6e7, 1e9):
+            for factor in (1, 2):
+                spent = factor * (calls + element * elements)
+                layers.append(Timed(saved, elements, factor, dense_s=2.0, sparse_s=2.0 - 1e-9 * (saved - spent)))
+    fitted = best(layers)
+    assert fitted.slower == 0
+    assert fitted.seconds == pytest.approx(sum(min(layer.dense_s, layer.sparse_s) for layer in layers))
+    assert under(layers, calls, element).seconds == pytest.approx(fitted.seconds)
+    assert under(layers, 0.0, 0.0).let_in == len(layers)
+
+
+def test_the_fit_looks_at_what_the_rule_looks_at() -> None:
+    """With the constants of a processor in place of a card's, both decide alike, on both sides of the border."""
+    import torch
+    from gpu.backward import NEAR, Card, facts_of, input_of, module
+    from torch import nn
+
+    from energybench.algorithms.channel_sparse import channels_kept
+    from energybench.algorithms.sparse_layers import SPARSE
+
+    ssprop, card, decided = module(), Card(fake=True), set()
+    for batch, into, out, kernel, side in [*NEAR, (2, 8, 16, 3, 4), (16, 32, 64, 1, 8)]:
+        for last in (False, True):
+            for stride in (1, 2):
+                order = torch.channels_last if last else torch.contiguous_format
+                layer = SPARSE[nn.Conv2d].from_dense(nn.Conv2d(into, out, kernel, stride, padding=kernel // 2))
+                x = input_of(card, (batch, into, side, side), order, narrow=False, learns=into > 3)
+                positions, keep = batch * (side // stride) ** 2, channels_kept(out, 0.8)
+                timed = facts_of(layer, x, positions, keep, False, {"dense": 1.0, "sparse": 1.0})
+                element = ssprop.ROWS_FLOP if last and into > 1 else ssprop.PLANES_FLOP
+                lets_in = timed.lets_in(ssprop.CALLS_FLOP * torch.get_num_threads(), element)
+                assert lets_in == (not ssprop.refuse(layer, x, positions, keep))
+                decided.add(lets_in)
+    assert decided == {True, False}
+
+
+def test_gpt2_has_as_many_tensors_and_elements_as_published() -> None:
+    import math
+
+    from gpu.fits import gpt2
+
+    assert (len(gpt2()), sum(map(math.prod, gpt2()))) == (148, 124_439_808)
