@@ -55,9 +55,9 @@ gpu-wheels: WHEELS := wheels
 gpu-wheels: setup
 	$(BIN)/python tests/gpu/wheels.py '$(WHEELS)'
 
-# All parts against a made-up driver on this processor, in a temporary folder: does the script still work?
+# The same script to its end against a made-up driver, on this processor: into OUT, or a temporary folder.
 gpu-fake: setup
-	$(BIN)/python -m pytest -p no:xdist -m 'not perf and not cluster and not gpu' -rs --durations=0 --durations-min=1 tests/gpu
+	GPU_PYTHON=$(BIN)/python OUT='$(OUT)' WHEELS='$(WHEELS)' sh tests/gpu/run.sh --gpu-fake $(GPU_ARGUMENTS)
 
 # Repetitions of tests that also stand in `test`: so many cases for each file of tests/fuzz, so many kills of a run, so
 # many losses of what runs on a cluster, at a seed that is printed. What fails is printed as a test to add:

@@ -28,7 +28,7 @@ Load = Callable[[], object]  # does a little work
 
 
 def measure(card: Card, results: Results) -> None:
-    seconds = card.size(20.0 if card.long else 8.0, 0.6)
+    seconds = card.size(20.0 if card.long else 8.0, 0.4)
     without = watts_of(window(card, None, card.size(seconds, 0.3)))
     results.fact("idle_without_context_w", without)
     tick(card, results)

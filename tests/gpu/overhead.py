@@ -30,6 +30,7 @@ from energybench.workloads.tasks.classification import Classification
 STEPS_S = (0.001, 0.010, 0.050)
 LOOP_S = 0.5  # of one side in one round
 LR = 1e-3
+BATCHES, INTO = 32, 64  # of an epoch; features of a sample: so that the data of the largest batch are a gigabyte
 Side = Callable[[], float]
 
 
@@ -77,13 +78,14 @@ class Training:
             self.step_s = self.bare(10) / 10
             if 0.8 < self.step_s / wanted_s < 1.25 or card.fake:
                 break
-            self.batch = min(1 << 19, max(8, round(self.batch * wanted_s / self.step_s)))
+            self.batch = min(1 << 17, max(8, round(self.batch * wanted_s / self.step_s)))
 
     def _build(self) -> None:
         device = self.card.device
         generator = torch.Generator(device).manual_seed(0)
-        inputs = torch.randn(4 * self.batch, self.width, device=device, generator=generator)
-        labels = torch.randint(10, (4 * self.batch,), device=device, generator=generator)
+        samples = BATCHES * self.batch
+        inputs = torch.randn(samples, INTO, device=device, generator=generator)
+        labels = torch.randint(10, (samples,), device=device, generator=generator)
         self.inputs, self.labels = inputs, labels
         self.model = self._model()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR, momentum=0.9)
@@ -96,8 +98,8 @@ class Training:
     def _model(self) -> nn.Module:
         torch.manual_seed(0)
         layers: list[nn.Module] = []
-        for _ in range(4):
-            layers += [nn.Linear(self.width, self.width), nn.ReLU()]
+        for into in (INTO, self.width, self.width, self.width):
+            layers += [nn.Linear(into, self.width), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(self.width, 10)).to(self.card.device)
 
     def bare(self, steps: int) -> float:

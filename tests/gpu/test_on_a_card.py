@@ -2,6 +2,7 @@
 
 What is found lies in the folder as soon as it is known, whatever a test here says of it: README.md and a JSON file for
 each part. A test fails where a check of its part does not hold, and is skipped where its part was cut short.
+`make gpu-fake` is the same against a made-up driver, on this machine's processor.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,24 +36,48 @@ else:
 """
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where parts run: the environment of their processes, their folder, and whether the card is a fake."""
+
+    environment: dict[str, str]
+    folder: Path
+    fake: bool = False
+
+
 @pytest.fixture(scope="session")
-def card() -> str:
-    """Its name, in this machine's own environment, which tests otherwise do not see."""
+def place(
+    pytestconfig: pytest.Config,
+    tmp_path_factory: pytest.TempPathFactory,
+    fake_machine: Callable[[Path], dict[str, str]],
+) -> Place:
+    given = pytestconfig.getoption("gpu_out", default=None)
+    out = Path(given).absolute() if given else None
+    if pytestconfig.getoption("gpu_fake", default=False):
+        folder = out or tmp_path_factory.mktemp("fake-card")
+        assert ROOT / "reports" not in [folder, *folder.parents], "no number of a fake goes to reports/"
+        return Place(fake_machine(tmp_path_factory.mktemp("driver")), folder, fake=True)
+    return Place(dict(OUTSIDE), out or ROOT / "reports" / "gpu" / folder_of(name_of_the_card()))
+
+
+def name_of_the_card() -> str:
+    """In this machine's own environment, which tests otherwise do not see; skips where there is none."""
     paths = os.pathsep.join([str(ROOT), *filter(None, [OUTSIDE.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", LOOK], env={**OUTSIDE, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
-    kind, _, words = (done.stdout.strip().splitlines() or [f"no: {done.stderr.strip()[-300:]}"])[-1].partition(": ")
+    last = (done.stdout.strip().splitlines() or [f"no: {done.stderr.strip()[-300:]}"])[-1]
+    kind, _, words = last.partition(": ")
     if kind != "card":
         pytest.skip(f"it needs an NVIDIA card: {words}")
     return words
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-def test_a_part_on_this_card(part: Part, card: str, out: Path | None, pytestconfig: pytest.Config) -> None:
-    folder = out or ROOT / "reports" / "gpu" / folder_of(card)
-    found = run_part(part, folder, OUTSIDE, fake=False, long=pytestconfig.getoption("gpu_long"))
-    print(f"\n{write_page(folder)}")
+def test_a_part_on_this_card(part: Part, place: Place, pytestconfig: pytest.Config) -> None:
+    long = pytestconfig.getoption("gpu_long", default=False)
+    found = run_part(part, place.folder, place.environment, fake=place.fake, long=long)
+    print(f"\n{write_page(place.folder)}")
     failed = [f"{check['name']}: {check['detail']}" for check in found["checks"] if check["passed"] is False]
     assert found["status"] != "failed", found["reason"]
     assert not failed, failed

@@ -30,6 +30,7 @@ NEEDED = (  # by energybench itself
     "yacs",
 )
 COMPARED = (  # CodeCarbon and Zeus, whose loops stand beside ours, and what they import
+    "annotated-doc",
     "arrow",
     "Authlib",
     "cffi",
@@ -44,12 +45,33 @@ COMPARED = (  # CodeCarbon and Zeus, whose loops stand beside ours, and what the
     "questionary",
     "RapidFuzz",
     "shellingham",
+    "shtab==1.7.2",
     "typeguard==4.4.4",
     "typer",
     "tyro==0.9.31",
     "tzdata",
     "wcwidth",
     "zeus==0.16.0",
+)
+THERE = (  # what such a machine has beside torch
+    "click",
+    "httpx",
+    "jinja2",
+    "joblib",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pillow",
+    "psutil",
+    "python-dateutil",
+    "pyyaml",
+    "requests",
+    "rich",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "torchvision",
+    "tqdm",
 )
 BUILT = ("fvcore", "iopath")  # there is no wheel of these; they are Python alone: one built anywhere serves everywhere
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)] + [
