@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -41,7 +40,6 @@ class AMP(Method):
         if self.precision not in NARROW:
             raise ValueError(f"precision is {' or '.join(NARROW)}, not '{self.precision}'")
         self.trains_in = self.precision
-        self._dtype = getattr(torch, NARROW[self.precision])
         self._twin: PlainTwin | None = None
 
     def incompatible_recipe(self, train: Mapping[str, Any]) -> str | None:
@@ -64,13 +62,10 @@ class AMP(Method):
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         if self._twin is not None:
             self._twin.see(batch)
+        before = run.tally.forwards
         inner(batch)
-
-    def forward_context(self, run: TrainingRun, mode: str) -> AbstractContextManager[Any]:
-        kind = run.device.type
-        if not self.acted and torch.is_autocast_enabled(kind):
-            self.acted = torch.get_autocast_dtype(kind) == self._dtype
-        return nullcontext()
+        if run.tally.forwards > before:  # each of them inside the autocast of the run's recipe
+            self.acted = self.acted or run.recipe.precision == self.precision
 
     def estimate(self, work: Work) -> Work:
         """The same lines with the bytes that they move in this precision, and the casts: by two traces. FLOPs change

@@ -11,7 +11,7 @@ goes forward and backward once, and leaves nothing behind: so they are in the ve
 steady state. Every run compiles from nothing, into a folder that is removed, so that no earlier run hides the cost.
 What is compiled later, because a layer further out changes the model or sends other shapes, lies in the window; the
 record has both in seconds.
-Composes with what changes no single forward pass by a context. It compiles the model as it finds it, so it comes first:
+Composes with what does the same in every pass. It compiles the model as it finds it, so it comes first:
 use = ["compile", "ssprop"]. It does not train tasks that make their own epochs.
 """
 
@@ -86,9 +86,15 @@ class Compile(Method):
             return (
                 f"the task '{run.task.name}' makes its own epochs: what sizes its batches have is not known in `setup`"
             )
-        for layer in run.methods:
-            if isinstance(layer, Method) and overrides(layer, "forward_context"):
-                return f"'{layer.name}' changes single forward passes by a context, which compiled code does not follow"
+        names = [layer.name for layer in run.methods]
+        for place, layer in enumerate(run.methods):
+            if not isinstance(layer, Method):
+                continue
+            if layer.passes_differ:
+                return f"'{layer.name}' changes what layers do from pass to pass, which compiled code does not follow"
+            outside = self.name in names and place < names.index(self.name)
+            if outside and overrides(layer, "forward_context"):
+                return f'\'{layer.name}\' is not set up when this compiles: use = ["{self.name}", "{layer.name}"]'
         if self._has_cuda_graphs(run) and run.recipe.accumulate > 1:
             return (
                 f"mode = '{self.mode}' launches CUDA graphs, in which a micro-batch overwrites what the one before "

@@ -60,6 +60,8 @@ class CudaGraphs(Method):
 
     def incompatible_run(self, run: TrainingRun) -> str | None:
         for layer in run.methods:
+            if getattr(layer, "passes_differ", False):
+                return f"'{layer.name}' changes what layers do from pass to pass, and a replay repeats one of them"
             if layer is not self and getattr(layer, "swaps", None):
                 return f"'{layer.name}' has layers of its own, and what they did in the recorded step would be repeated"
         return None

@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from energybench import Line, Method, TrainingRun, Work
+from energybench import Batch, Line, Method, TrainingRun, Work
 from energybench.algorithms.checkpoint_pieces import Pieces, pieces_of
 from energybench.algorithms.traced_calls import SeenCall
 from energybench.flops.work import FORWARD, RECOMPUTE
@@ -78,9 +78,10 @@ class GradientCheckpointing(Method):
             raise ValueError(f"segments is 2 or more runs of layers, not {self.segments}")
         if self.keep < 0:
             raise ValueError(f"keep is a number of pieces ≥ 0, not {self.keep}")
+        self._plain: Pieces | None = None  # of the model before any layer has changed it
 
     def incompatible_run(self, run: TrainingRun) -> str | None:
-        pieces = pieces_of(run.model, self.segments)
+        pieces = self._plain = pieces_of(run.model, self.segments)
         if pieces is None:
             return "no block of layers comes twice in this model, and it has no nn.Sequential that could be cut"
         if len(pieces) <= self.keep:
@@ -92,10 +93,10 @@ class GradientCheckpointing(Method):
         self._run = run
         self._others = [cast(Method, layer) for layer in run.layers if layer is not self]
         self._contexts_of = [layer for layer in reversed(self._others) if overrides(layer, "forward_context")]
-        self._mode = "train"
         self._replaced: list[tuple[nn.Module, Forward | None]] = []
         self._pieces: list[Piece] = []
-        found = pieces_of(run.model, self.segments)
+        self._begun = False
+        found = self._plain or pieces_of(run.model, self.segments)
         self._found = found or Pieces(None, ())
         if found is None:
             return
@@ -107,11 +108,14 @@ class GradientCheckpointing(Method):
             block = run.model.get_submodule(name)
             piece = Piece((name,), partial(list, [block]))
             self._pieces.append(piece)
-            self._replace(block, partial(self._through, piece, block.forward))
+            self._replace(block, partial(self._through_block, piece, block, vars(block).get("forward")))
 
-    def forward_context(self, run: TrainingRun, mode: str) -> AbstractContextManager[Any]:
-        self._mode = mode
-        return nullcontext()
+    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
+        if not self._begun:  # what other layers tried in their set-up was no training
+            self._begun = True
+            for piece in self._pieces:
+                piece.forwarded = piece.recomputed = 0
+        inner(batch)
 
     def _cut(self, sequential: nn.Module, names: tuple[tuple[str, ...], ...]) -> None:
         """Into runs of its children, which are asked for in every pass: other layers may put their own there."""
@@ -142,15 +146,23 @@ class GradientCheckpointing(Method):
         # Code that is compiled breaks its graph here, and goes on inside the piece.
         setattr(module, "forward", torch.compiler.disable(through, recursive=False))  # noqa: B010
 
+    def _through_block(self, piece: Piece, block: nn.Module, before: Forward | None, *args: Any, **kwargs: Any) -> Any:
+        """By the forward of its class now: a layer further out may have given it another class."""
+        return self._through(piece, before or partial(type(block).forward, block), *args, **kwargs)
+
     def _through(self, piece: Piece, function: Forward, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return function(*args, **kwargs)
         if piece.call is None:
             piece.call = SeenCall(args, kwargs)
-        size = next((len(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-        piece.forwarded += size
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        size = next((len(leaf) for leaf in given if leaf.dim()), 1)
         contexts = partial(self._contexts, piece, size)
-        return checkpoint(function, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        output = checkpoint(function, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        if not all(any(leaf is each for each in given) for leaf in made):  # else another layer has left the block out
+            piece.forwarded += size
+        return output
 
     def _contexts(self, piece: Piece, size: int) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """Around the first pass, and around the second, in which everything stands as it stands now."""
@@ -159,7 +171,7 @@ class GradientCheckpointing(Method):
             piece.norms = [part for part in every if isinstance(part, _NormBase) and part.running_mean is not None]
         modes = [module.training for module in piece.modules()], [norm.track_running_stats for norm in piece.norms]
         states = [(generator, generator.get_state()) for generator in self._generators()]
-        return nullcontext(), self._again(piece, size, self._mode, modes, states)
+        return nullcontext(), self._again(piece, size, modes, states)
 
     def _generators(self) -> Iterator[torch.Generator]:
         """Those that other layers hold: torch repeats the draws of its own alone."""
@@ -170,7 +182,7 @@ class GradientCheckpointing(Method):
 
     @contextmanager
     def _again(
-        self, piece: Piece, size: int, mode: str, modes: Modes, states: list[tuple[torch.Generator, Tensor]]
+        self, piece: Piece, size: int, modes: Modes, states: list[tuple[torch.Generator, Tensor]]
     ) -> Iterator[None]:
         """The second pass, inside the contexts that other layers had around the first. Running statistics move in
         copies that nobody keeps: a pass without any would save other tensors than the first, which torch refuses."""
@@ -187,7 +199,7 @@ class GradientCheckpointing(Method):
         try:
             with ExitStack() as stack:
                 for layer in self._contexts_of:
-                    stack.enter_context(layer.forward_context(self._run, mode))
+                    stack.enter_context(layer.forward_context(self._run, _mode(modes)))
                 for generator, state in states:
                     generator.set_state(state)
                 yield
@@ -216,7 +228,7 @@ class GradientCheckpointing(Method):
 
     def _recomputed(self, piece: Piece, line: Line) -> Line | None:
         owner = next((name for name in piece.names if line.module == name or line.module.startswith(f"{name}.")), None)
-        if owner is None or not piece.recomputed:
+        if owner is None or not piece.recomputed or not piece.forwarded:
             return None
         share = self._shares(piece).get((line.module, line.op), 1.0) * piece.recomputed / piece.forwarded
         return replace(line, phase=RECOMPUTE).times(share) if share else None
@@ -257,6 +269,12 @@ def _checkpointed(parts: nn.ModuleList, *args: Any, **kwargs: Any) -> Any:
     """As `_through` calls a piece, for a trace."""
     function = partial(_in_order, list(parts)) if len(parts) > 1 else parts[0]
     return checkpoint(function, *args, use_reentrant=False, **kwargs)
+
+
+def _mode(modes: Modes) -> str:
+    """Of the run's pass that had these."""
+    training, tracks = modes
+    return ("train" if all(tracks) else "frozen_stats") if any(training) else "eval"
 
 
 def _set(modules: list[nn.Module], norms: list[_NormBase], modes: Modes) -> None:

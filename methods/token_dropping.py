@@ -46,6 +46,7 @@ class TokenDropping(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     trains_less: ClassVar[bool | None] = False
+    passes_differ: ClassVar[bool] = True
     differs_on_devices: ClassVar[str | None] = "each rank draws the tokens that its own samples keep"
 
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -34,6 +34,7 @@ class BlockDropping(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     trains_less: ClassVar[bool | None] = False
+    passes_differ: ClassVar[bool] = True
     gap_because: str | None = (
         "each step drops other blocks, so what is counted of some steps is a sample's mean, as its interval says"
     )

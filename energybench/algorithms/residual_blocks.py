@@ -81,7 +81,8 @@ class ResidualBlock:
         x = input_of(args, kwargs)
         assert x is not None
         computed = self.kept if training else not self.pruned
-        if training and self.counts:
+        again = torch._C._current_graph_task_id() != -1  # a checkpoint's second pass, in the backward: tallied already
+        if training and self.counts and not again:
             self._tally(x.numel(), computed)
         if not computed:
             return self._returned(x)

@@ -64,6 +64,8 @@ class Method:
     # Values with which a small run shows what it does: of its required parameters, and of defaults that act late.
     example: ClassVar[Mapping[str, Any]] = {}
 
+    # True: what layers do or are given differs from pass to pass, which code that was compiled or recorded would miss.
+    passes_differ: ClassVar[bool] = False
     # The precision in which it trains in place of the recipe's, "bf16" or "fp16"; None: the recipe's.
     trains_in: str | None = None
 

@@ -34,7 +34,7 @@ WORDS = {
 }
 DECLARATIONS = (
     *(*WORDS, "gap_because", "trains_less", "swaps_unless", "example", "acted", "differs_on_devices"),
-    "trains_in",
+    *("trains_in", "passes_differ"),
 )
 # Members that never give None.
 GIVING = (

@@ -15,7 +15,7 @@ from energybench.train.fingerprint import fingerprint, moved
 from energybench.train.method import Method
 from energybench.train.ranks import Ranks
 from energybench.train.run import Run
-from energybench.trial.build import build, build_model, build_stack
+from energybench.trial.build import build, build_model, build_stack, recipe_of
 from energybench.trial.counting_layer import CountedRun, RankCountedRun, StepCounter, StepCounts
 from energybench.trial.estimate import estimate
 from energybench.trial.failure import failure_of, fill_and_write
@@ -114,7 +114,7 @@ def profiling_run(spec: CountingSpec, train: Data, run: Run) -> ProfilingRun:
         return TimedRun(
             task_named(spec.workload.task, spec.base),
             stack,
-            run.recipe,
+            recipe_of(spec.workload),  # the run's own may be in a precision that its stack asks for
             model.to(device),
             train,
             seed=run.seed,

@@ -113,22 +113,15 @@ def test_as_many_flops_are_counted_as_in_plain_training(model):
     assert counts[0] == counts[1]
 
 
-def test_it_has_acted_when_a_pass_was_narrow_and_not_before():
-    class Full(Method):
-        name = "full"
-
-        def forward_context(self, run, mode):
-            return torch.autocast(run.device.type, enabled=False)
-
-    batch = next(digits().load([torch.arange(16)]))
+def test_it_has_acted_when_a_step_was_narrow_and_not_before():
     run = make_run([method := amp()])
     assert method.acted is False
-    run.forward(batch)
-    assert method.acted is True
-    switched_off = make_run([Full(), method := amp()])  # the contexts of layers further out are entered first
-    switched_off.forward(batch)
-    assert method.acted is False
     assert method.estimate(work := work_in("fp32", cnn, run)) is work
+    run.step(next(run.data.load([torch.arange(BATCH)])))
+    assert method.acted is True
+    method.setup(wide := make_run())  # as its own run would not have it
+    method.step(wide, next(wide.data.load([torch.arange(BATCH)])), wide.step)
+    assert method.acted is False
 
 
 def test_what_is_narrow_already_is_refused_in_words():

@@ -106,12 +106,14 @@ def test_what_other_methods_draw_inside_a_piece_is_drawn_again(noise, outside):
 @pytest.mark.parametrize("outside", [True, False])
 def test_what_another_method_puts_around_a_pass_is_around_the_second_too(outside):
     """One that lets running statistics normalise: by the batch's own the gradient would be another."""
+    modes = set()
 
     class Rests(Method):
         name = "rests"
 
         @contextmanager
         def forward_context(self, run, mode):
+            modes.add(mode)
             norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
             for norm in norms:
                 norm.training = False
@@ -125,6 +127,7 @@ def test_what_another_method_puts_around_a_pass_is_around_the_second_too(outside
     if outside:
         stacks[0].reverse()
     runs = [trained(stack, tiny_cnn) for stack in stacks]
+    assert modes == {"train"}
     assert_same_state(state(runs[0].model), state(runs[1].model))
 
 
@@ -185,14 +188,9 @@ def test_of_a_chain_only_the_inputs_of_pieces_are_kept():
         return nn.Sequential(*(nn.Tanh() for _ in range(9)))
 
     for methods, tensors in (([checkpointing(segments=3, keep=0)], 3), ([checkpointing(segments=3)], 2 + 3), ([], 9)):
-        run = make_run(
-            methods, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, width), chain(), nn.Linear(width, 10))
-        )
-        module = run.model[2]
-        if methods:
-            (method,) = methods
-            method.finish(run)
-            run.model = module
+        run = make_run([], chain)
+        module = run.model
+        for method in methods:
             method.setup(run)
         kept: list[int] = []
         hidden = torch.randn(BATCH, width, requires_grad=True)
@@ -201,8 +199,9 @@ def test_of_a_chain_only_the_inputs_of_pieces_are_kept():
         assert [size for size in kept if size] == [BATCH * width] * tensors
 
 
-@each_model
-@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize(
+    ("model", "keep"), [(tiny_cnn, 0), (tiny_cnn, 1), (StackedTransformer, 0), (Residuals, 0), (Residuals, 1)]
+)
 def test_its_estimate_is_what_is_counted(model, keep):
     """A product that ends a piece is not multiplied again, which the estimate knows from a trace."""
     counts = []
@@ -220,11 +219,11 @@ def test_its_estimate_is_what_is_counted(model, keep):
     assert estimated.moved_b(BATCH) > work.moved_b(BATCH)
 
 
-def plain_work(model: Any, run: Any, prepare: Callable[[nn.Module], Any] = lambda model: None) -> Work:
+def plain_work(model: Any, run: Any, prepare: Callable[[nn.Module], Any] = lambda model: None, epochs: int = 2) -> Work:
     batch = next(iter(run.data.load([torch.arange(2)])))
     prepare(made := model())
-    lines = trace_task(Classification(), made, Recipe(epochs=2, batch=BATCH), batch, CPU).lines
-    return Work(lines, epochs=2, samples=run.data.samples(BATCH), batch=BATCH)
+    lines = trace_task(Classification(), made, Recipe(epochs=epochs, batch=BATCH), batch, CPU).lines
+    return Work(lines, epochs=epochs, samples=run.data.samples(BATCH), batch=BATCH)
 
 
 def test_where_a_whole_piece_runs_again_the_cost_is_the_closed_form():
@@ -235,6 +234,27 @@ def test_where_a_whole_piece_runs_again_the_cost_is_the_closed_form():
     once = 2 * 9 * 6 * 6 * 64
     assert estimated.by_phase()[RECOMPUTE] == 3 * once * 2 * 96
     assert method.diagnostics()["samples_recomputed"] == [2 * 96] * 3
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_block_that_another_method_leaves_out_is_not_made_again(outside):
+    """It gives such blocks a class of their own, before or after."""
+
+    def stack(*methods: Method) -> list[Method]:
+        layers = [*methods, method_named("stochastic_depth", keep_last=0.3)]
+        return layers[::-1] if outside else layers
+
+    counter = StepCounter(10**9)
+    run = make_run(stack(method := checkpointing(keep=0)), Residuals, counter=counter, epochs=4)
+    run.train()
+    plain = trained(stack(), Residuals, epochs=4)
+    assert_same_state(state(run.model), state(plain.model))
+    assert all(0 < samples < 4 * 96 for samples in method.diagnostics()["samples_recomputed"][1:])
+    work = plain_work(Residuals, run, epochs=4)
+    for layer in reversed(run.methods):
+        work = layer.estimate(work)
+    assert work.by_phase()[RECOMPUTE] > 0
+    assert work.flop == pytest.approx(counter.result(run).counted_flop, rel=1e-9)
 
 
 def test_a_frozen_front_needs_no_gradient_and_is_not_made_again():
@@ -307,15 +327,14 @@ def test_no_piece_begins_with_a_layer_that_overwrites_what_it_is_given():
 
 
 def test_its_diagnostics_name_the_pieces():
-    run = make_run([method := checkpointing()], Residuals)
+    make_run([method := checkpointing()], Residuals)
     assert method.diagnostics() == {
         "recomputed": ["blocks.0", "blocks.1"],
         "kept": ["blocks.2"],
         "of_sequential": None,
         "samples_recomputed": [0, 0],
     }
-    assert run.uncalled_overrides() == []
-    run = make_run([method := checkpointing(segments=3)], tiny_cnn)
+    make_run([method := checkpointing(segments=3)], tiny_cnn)
     assert method.diagnostics()["recomputed"] == ["0 … 2", "3 … 5"]
     assert method.diagnostics()["kept"] == ["6 … 9"]
 
