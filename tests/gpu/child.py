@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from gpu.results import Results
 
 def main(name: str, folder: str, limit_s: str, kind: str, length: str) -> int:
     card = Card(fake=kind == "fake", long=length == "long")
+    signal.alarm(int(float(limit_s)) + 30)  # whoever started this may have been killed, and its limit with it
     part = next(part for part in PARTS if part.name == name)
     results = Results(Path(folder) / part.file, name, part.title, float(limit_s), fake=card.fake)
     try:

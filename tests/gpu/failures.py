@@ -87,7 +87,7 @@ def suite(card: Card, folder: Path, *classes: str) -> Path:
         },
     }
     methods = [{"name": each.lower(), "use": f"breaks.py:{each}"} for each in classes]
-    return harness.write_suite(folder, tables, [*methods, {"use": "dropout"}])
+    return harness.write_suite(folder, tables, methods)
 
 
 def broken(card: Card, results: Results, folder: Path) -> None:
@@ -109,8 +109,7 @@ def broken(card: Card, results: Results, folder: Path) -> None:
 
     check("a card's memory that is not enough is recorded as such", "hungry", "out_of_memory")
     check("a lost context (simulated) is recorded with what CUDA said", "lost", "failed", "illegal memory access")
-    check("the trials beside them are whole: plain", "baseline", "ok")
-    check("the trials beside them are whole: dropout", "dropout", "ok")
+    check("the trial beside them is whole", "baseline", "ok")
 
 
 def interrupted(card: Card, results: Results, folder: Path) -> None:

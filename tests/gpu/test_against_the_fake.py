@@ -84,7 +84,9 @@ def part_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         (shadow / "gpu" / "child.py").write_text(head + source, encoding="utf-8")
         (shadow / "gpu" / "results.py").write_text((parts.TESTS / "gpu" / "results.py").read_text(encoding="utf-8"))
         monkeypatch.setattr(parts, "TESTS", shadow)
-        return run_part(parts.Part(1, "counter", "t", limit_s), tmp_path / "out", dict(os.environ), fake=True)
+        return run_part(
+            parts.Part(1, "counter", "t", limit_s / parts.LONG), tmp_path / "out", dict(os.environ), fake=True
+        )
 
     return made
 

@@ -23,16 +23,18 @@ pytestmark = pytest.mark.gpu
 
 LOOK = """
 import torch
-from energybench.meter.devices import visible_uuids
 from energybench.meter.nvml import open_gpus
 from energybench.meter.unavailable import Unavailable
 
-try:
-    gpu = open_gpus(visible_uuids()[:1])[0]
-except Unavailable as error:
-    print("no:", error.reason)
+if not torch.cuda.is_available():
+    print(f"no: torch {torch.__version__} sees none")
 else:
-    print("card:" if torch.cuda.is_available() else "no: torch sees no CUDA, though there is a", gpu.name)
+    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    uuid = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+    try:
+        print(f"{uuid}: {open_gpus([uuid])[0].name}")
+    except Unavailable as error:
+        print(f"no: torch sees {torch.cuda.get_device_name(0)}, and {error.reason}")
 """
 
 
@@ -57,20 +59,24 @@ def place(
         folder = out or tmp_path_factory.mktemp("fake-card")
         assert ROOT / "reports" not in [folder, *folder.parents], "no number of a fake goes to reports/"
         return Place(fake_machine(tmp_path_factory.mktemp("driver")), folder, fake=True)
-    return Place(dict(OUTSIDE), out or ROOT / "reports" / "gpu" / folder_of(name_of_the_card()))
+    uuid, name = look()
+    # By its UUID both CUDA and NVML find the same card; each counts them in an order of its own.
+    environment = {**OUTSIDE, "CUDA_VISIBLE_DEVICES": uuid}
+    return Place(environment, out or ROOT / "reports" / "gpu" / folder_of(name))
 
 
-def name_of_the_card() -> str:
-    """In this machine's own environment, which tests otherwise do not see; skips where there is none."""
+def look() -> tuple[str, str]:
+    """(UUID, name) of the card that torch uses by default, in this machine's own environment, which tests otherwise do
+    not see; skips where there is none."""
     paths = os.pathsep.join([str(ROOT), *filter(None, [OUTSIDE.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-c", LOOK], env={**OUTSIDE, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
     last = (done.stdout.strip().splitlines() or [f"no: {done.stderr.strip()[-300:]}"])[-1]
-    kind, _, words = last.partition(": ")
-    if kind != "card":
-        pytest.skip(f"it needs an NVIDIA card: {words}")
-    return words
+    uuid, _, words = last.partition(": ")
+    if not uuid.startswith("GPU-"):
+        pytest.skip(f"it needs a whole NVIDIA card: {words}")
+    return uuid, words
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
