@@ -543,8 +543,9 @@ def fresh(name: str) -> Method:
     return discovery.build(kind, name, dict(kind.example))
 
 
+OF_SAMPLES = ("importance", "dlis", "low", "curriculum", "selective_backprop")
 REFUSED = {
-    **{(method, task): "E312" for method in ("importance", "dlis", "low") for task in ("vrex", "group_dro")},
+    **{(method, task): "E312" for method in OF_SAMPLES for task in ("vrex", "group_dro")},
     ("mezo", "mdd"): "E313",
 }
 
