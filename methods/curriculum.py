@@ -127,4 +127,7 @@ class Curriculum(Method):
         return self._passes.instead(work).add(*self._passes.looks(work))
 
     def diagnostics(self) -> dict[str, Any]:
-        return {"shares": [round(share, 4) for share in self._shares], "samples_looked_at": samples_of(self._passes.looked)}
+        return {
+            "shares": [round(share, 4) for share in self._shares],
+            "samples_looked_at": samples_of(self._passes.looked),
+        }

@@ -25,7 +25,6 @@ from energybench import Data, Method, TrainingRun, Work
 from energybench.algorithms.passes_taken import PassesTaken
 
 
-
 @dataclass
 class EarlyStopping(Method):
     """holdout: share of the training samples that are held out, one at least

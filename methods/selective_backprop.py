@@ -29,7 +29,6 @@ from energybench.algorithms.passes_taken import PassesTaken, samples_of
 from energybench.train.trees import split, take
 
 
-
 @dataclass
 class SelectiveBackprop(Method):
     """beta: selectivity β; 0 chooses every sample
@@ -119,11 +118,7 @@ class SelectiveBackprop(Method):
 
     def diagnostics(self) -> dict[str, Any]:
         seen, trained = samples_of(self._passes.looked), samples_of(self._passes.given)
-        return {
-            "samples_looked_at": seen,
-            "samples_trained_on": trained,
-            "share": trained / seen if seen else None,
-        }
+        return {"samples_looked_at": seen, "samples_trained_on": trained, "share": trained / seen if seen else None}
 
 
 def _part(batch: Batch, where: Tensor | slice) -> Batch:
