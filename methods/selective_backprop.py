@@ -7,7 +7,7 @@ on average, where losses are alike, a training step.
 Paper: Jiang et al. 2019, Accelerating Deep Learning by Focusing on the Biggest Losers, Algorithm 1 (R = 1024). Promises
 steps for 1/(1 + β) of the samples, less the looks, here the phase "probe": of three parts a sample one is paid for all,
 and the chosen ones pay three more, so at β = 1 it costs a sixth less, at 2 a third. Gradients are biased towards large
-losses on purpose; wrong labels too lose much. The look keeps BatchNorm's statistics.
+losses on purpose; wrong labels too lose much. The look is in evaluation mode, so it moves no statistics and no dropout.
 Composes with what leaves samples their losses. In a step without a full batch nothing is updated; who waits when the
 samples' shape changes, as another size of images does, is let go.
 """
@@ -86,7 +86,7 @@ class SelectiveBackprop(Method):
         inner(ready)
 
     def _look(self, run: TrainingRun, piece: Batch) -> Tensor:
-        each = run.forward(piece, "frozen_stats", grad=False).each
+        each = run.forward(piece, "eval", grad=False).each
         assert each is not None  # the task provides it, or the stack was refused
         return each.detach().float().cpu()
 
