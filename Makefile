@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test cluster-test soak strange bench docs lint clean
+.PHONY: setup run test cluster-test soak strange bench gpu gpu-long gpu-wheels gpu-fake docs lint clean
 
 setup: $(VENV)/.ready
 
@@ -20,7 +20,7 @@ run: setup
 
 # All tests, over two processes. No clock decides: what is measured is a benchmark, what simulates clocks is a test.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf and not cluster' --durations=15
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not perf and not cluster and not gpu' --durations=15
 
 # On a real Slurm of two nodes on loopback, and on Ray where it is installed: what is lost of a run there. It starts and
 # ends all of it, as root; where it cannot, it says why. On Debian: apt-get install slurmctld slurmd slurm-client munge
@@ -38,6 +38,26 @@ bench: JSON := .benchmarks/$(shell date -u +%Y-%m-%d-%H%M%S).json
 bench: setup
 	@mkdir -p '$(dir $(JSON))'
 	$(BIN)/python -m pytest $(TESTS) -p no:xdist -m perf -rs --benchmark-enable --benchmark-quiet --benchmark-json='$(JSON)' $(if $(filter-out 0,$(STRICT)),--strict-goals)
+
+# What a real NVIDIA card does, in at most eight minutes: JSON and a page in reports/gpu/<card>, or in OUT. It uses the
+# python3 that has torch (GPU_PYTHON) as it stands, with the wheels of a folder in front where WHEELS names one, so that
+# it runs from a copy of this tree on a machine without a network. GPU_ARGUMENTS go to pytest: -k counter
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu:
+	GPU_PYTHON='$(GPU_PYTHON)' OUT='$(OUT)' WHEELS='$(WHEELS)' sh tests/gpu/run.sh $(GPU_ARGUMENTS)
+
+# With trials in turns, whose parts span 20 s on such sensors, and four times the time.
+gpu-long:
+	GPU_PYTHON='$(GPU_PYTHON)' OUT='$(OUT)' WHEELS='$(WHEELS)' sh tests/gpu/run.sh --gpu-long $(GPU_ARGUMENTS)
+
+# What such a machine lacks beside torch, as wheels in WHEELS: for Python 3.12 on x86-64, at the versions pinned here.
+gpu-wheels: WHEELS := wheels
+gpu-wheels: setup
+	$(BIN)/python tests/gpu/wheels.py '$(WHEELS)'
+
+# The same script to its end against a made-up driver, on this processor: into OUT, or a temporary folder.
+gpu-fake: setup
+	GPU_PYTHON=$(BIN)/python OUT='$(OUT)' WHEELS='$(WHEELS)' sh tests/gpu/run.sh --gpu-fake $(GPU_ARGUMENTS)
 
 # Repetitions of tests that also stand in `test`: so many cases for each file of tests/fuzz, so many kills of a run, so
 # many losses of what runs on a cluster, at a seed that is printed. What fails is printed as a test to add:

@@ -72,7 +72,7 @@ class BatchGrowth(Method):
     def setup(self, run: TrainingRun) -> None:
         acts = {self.times(epoch, run.epochs) for epoch in range(1, run.epochs + 1)} != {1}
         self.acted = False if acts else None
-        self._trained = PassesTaken()
+        self._passes = PassesTaken()
         self._sizes: list[int] = []
 
     def steps_per_epoch(self, run: TrainingRun) -> int | None:
@@ -89,17 +89,17 @@ class BatchGrowth(Method):
     def batches(self, run: TrainingRun, data: Data, inner: Callable[[Data], Iterable[Batch]]) -> Iterable[Batch]:
         size = run.recipe.batch * self.times(run.epoch_number, run.epochs)
         self._sizes.append(size)
+        self._passes.replaced(data.sizes(run.recipe.batch), data.sizes(size))
         return run.load(data, data.cut(run.order(data), size))
 
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         if self.times(run.epoch_number, run.epochs) > 1:
             run.tally.mark(self)
-        self._trained.add(batch.samples)
         inner(batch)
 
     def estimate(self, work: Work) -> Work:
         """As many samples, in fewer steps: what a step costs once is paid less often, what pairs cost more often."""
-        return self._trained.instead(work)
+        return self._passes.instead(work)
 
     def diagnostics(self) -> dict[str, Any]:
         return {"batch_by_epoch": self._sizes}

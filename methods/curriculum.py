@@ -20,10 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from energybench import Batch, Data, Method, TrainingRun, Work
-from energybench.algorithms.passes_taken import PassesTaken
+from energybench import Data, Method, TrainingRun, Work
+from energybench.algorithms.passes_taken import PassesTaken, samples_of
 
-PROBE = "probe"
 ORDERS = ("easy", "hard", "random")
 
 
@@ -63,6 +62,8 @@ class Curriculum(Method):
             return "the task makes its own rounds, and would not keep to some of the samples"
         if run.task.batch_parts:
             return f"the loss is one of a batch with {', '.join(run.task.batch_parts)} beside it, which no sample has"
+        if len(run.task.parts) > 1:
+            return f"the samples have a loss for each of {', '.join(run.task.parts)}, and no one order"
         if run.epochs <= self.look_after:
             return f"the look comes after {self.look_after} epochs, and there are {run.epochs}"
         return None
@@ -70,7 +71,7 @@ class Curriculum(Method):
     def setup(self, run: TrainingRun) -> None:
         self.acted = False if self.start < 1 else None
         self._ranks: Tensor | None = None  # indices of the samples in the whole set, the first to be trained on first
-        self._trained, self._looked = PassesTaken(), PassesTaken(accumulated=False)
+        self._passes = PassesTaken()
         self._shares: list[float] = []
 
     def share(self, epoch: int, epochs: int) -> float:
@@ -83,20 +84,25 @@ class Curriculum(Method):
     def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         share = self.share(run.epoch_number, run.epochs)
         self._shares.append(share)
-        if share == 1:
-            inner(data)
-            return
-        if self._ranks is None:
-            self._ranks = self._look(run)
-        self.acted = True
-        some = self._first(data, max(1, round(share * len(data))))
+        some = data
+        if share < 1:
+            if self._ranks is None:
+                self._ranks = self._look(run)
+            self.acted = True
+            some = self._first(data, max(1, round(share * len(data))))
+            if self.steps == "same":
+                some = some.subset(self._repeated(run, len(some), len(data)))
+        before = run.tally.steps
         inner(some)
-        if self.steps == "same":
-            left = len(data) - len(some)
-            while left > 0:
-                again = some if left >= len(some) else some.subset(run.order(some)[:left].sort().values)
-                inner(again)
-                left -= len(again)
+        if run.tally.steps > before:  # else a layer further in has skipped the epoch
+            self._passes.replaced(data.sizes(run.recipe.batch), some.sizes(run.recipe.batch))
+
+    def _repeated(self, run: TrainingRun, count: int, wanted: int) -> Tensor:
+        """Positions (wanted,) of `count` samples, each as often as any other or once more often, so that an epoch has
+        the steps of plain training."""
+        whole, left = divmod(wanted, count)
+        more = torch.randperm(count, generator=run.rng(self.name, "repeated", run.epoch_number))[:left]
+        return torch.cat([torch.arange(count).repeat(whole), more.sort().values])
 
     def _first(self, data: Data, count: int) -> Data:
         """Of these data the samples that come first, as data of their own, in their old order."""
@@ -113,16 +119,15 @@ class Curriculum(Method):
             each = run.forward(batch, "eval", grad=False).each
             assert each is not None  # the task provides it, or the stack was refused
             losses.append(each)
-            self._looked.add(len(batch))
+            self._passes.looked[len(batch)] += 1
         return run.data.indices[torch.cat(losses).cpu().argsort(descending=self.order == "hard", stable=True)]
 
-    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
-        self._trained.add(len(batch))
-        inner(batch)
-
     def estimate(self, work: Work) -> Work:
-        """The steps that were taken, and the look."""
-        return self._trained.instead(work).add(*self._looked.looks(work, PROBE))
+        """Passes over the samples that came first, and the look."""
+        return self._passes.instead(work).add(*self._passes.looks(work))
 
     def diagnostics(self) -> dict[str, Any]:
-        return {"shares": [round(share, 4) for share in self._shares], "samples_looked_at": self._looked.samples}
+        return {
+            "shares": [round(share, 4) for share in self._shares],
+            "samples_looked_at": samples_of(self._passes.looked),
+        }

@@ -21,10 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from energybench import Batch, Data, Method, TrainingRun, Work
+from energybench import Data, Method, TrainingRun, Work
 from energybench.algorithms.passes_taken import PassesTaken
-
-PROBE = "probe"
 
 
 @dataclass
@@ -60,6 +58,8 @@ class EarlyStopping(Method):
             return "the task makes its own rounds, and a held-out sample would be trained on in them"
         if run.task.batch_parts:
             return f"the loss is one of a batch with {', '.join(run.task.batch_parts)} beside it, which no sample has"
+        if len(run.task.parts) > 1:
+            return f"there is a loss for each of {', '.join(run.task.parts)}, and none to stop by"
         return None if len(run.data) > 1 else "of one sample none can be held out"
 
     def setup(self, run: TrainingRun) -> None:
@@ -70,24 +70,30 @@ class EarlyStopping(Method):
         self._rest: tuple[Data, Data] | None = None
         self._losses: list[float] = []
         self._best: dict[str, Tensor] = {}
-        self._best_epoch = 0
-        self._trained, self._looked = PassesTaken(), PassesTaken(accumulated=False)
+        self._best_epoch, self._minimum = 0, math.inf
+        self._passes = PassesTaken()
 
     def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         if self._rest is None or self._rest[0] is not data:
             keep = ~torch.isin(data.indices, self._held.indices)
             self._rest = (data, data.subset(keep.nonzero().flatten()))
-        inner(self._rest[1])
+        before = run.tally.steps
+        if len(self._rest[1]):  # a layer further out may have left held-out samples alone
+            inner(self._rest[1])
+        if run.tally.steps > before:  # else a layer further in has skipped the epoch
+            self._passes.replaced(data.sizes(run.recipe.batch), self._rest[1].sizes(run.recipe.batch))
         self.acted = True
-        self._losses.append(self._look(run))
-        if not self._best_epoch or self._losses[-1] < self._losses[self._best_epoch - 1] - self.least:
-            self._best_epoch = len(self._losses)
+        loss = self._look(run)
+        self._losses.append(loss)
+        if math.isnan(loss):  # every number lies below it
+            loss = math.inf
+        if not self._best_epoch or loss < self._minimum - self.least:
+            self._best_epoch, self._minimum = len(self._losses), loss
             if self.restore:
                 self._best = {name: value.clone() for name, value in run.model.state_dict().items()}
         elif len(self._losses) - self._best_epoch >= self.patience:
-            loss = self._losses[self._best_epoch - 1]
             run.stop_after_epoch(
-                f"the loss on held-out samples has not fallen below {loss:.4g}, of epoch {self._best_epoch}, "
+                f"the loss on held-out samples has not fallen below {self._minimum:.4g}, of epoch {self._best_epoch}, "
                 f"for {self.patience} epochs"
             )
         if not run.continues and self._best and self._best_epoch < len(self._losses):
@@ -100,16 +106,12 @@ class EarlyStopping(Method):
         total = torch.zeros((), dtype=torch.float64, device=run.device)
         for batch in self._held.in_order():
             total += run.forward(batch, "eval", grad=False).value.double() * len(batch)
-            self._looked.add(len(batch))
+            self._passes.looked[len(batch)] += 1
         return total.item() / len(self._held)
 
-    def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
-        self._trained.add(len(batch))
-        inner(batch)
-
     def estimate(self, work: Work) -> Work:
-        """The steps that were taken, and a forward over the held-out samples per epoch."""
-        return self._trained.instead(work).add(*self._looked.looks(work, PROBE))
+        """Passes over what is not held out, and a forward over what is, per epoch."""
+        return self._passes.instead(work).add(*self._passes.looks(work))
 
     def diagnostics(self) -> dict[str, Any]:
         return {

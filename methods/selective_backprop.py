@@ -25,10 +25,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from energybench import Batch, Method, TrainingRun, Work
-from energybench.algorithms.passes_taken import PassesTaken
+from energybench.algorithms.passes_taken import PassesTaken, samples_of
 from energybench.train.trees import split, take
-
-PROBE = "probe"
 
 
 @dataclass
@@ -57,6 +55,10 @@ class SelectiveBackprop(Method):
             return (
                 f"each batch has samples of {', '.join(run.task.batch_parts)} beside it, which cannot be chosen among"
             )
+        if "epoch" in run.task.replaces:
+            return "the task makes its own rounds, and who waits for a full batch would be trained on in another's"
+        if len(run.task.parts) > 1:
+            return f"losses of {', '.join(run.task.parts)} have no ranks among each other"
         return None
 
     def setup(self, run: TrainingRun) -> None:
@@ -64,11 +66,14 @@ class SelectiveBackprop(Method):
         self._generator = run.rng(self.name, "choice")
         self._losses: deque[Tensor] = deque()
         self._waiting: Batch | None = None
-        self._trained, self._looked = PassesTaken(), PassesTaken()
+        self._full = 0  # samples that are trained on together
+        self._passes = PassesTaken(in_steps=True)
 
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         losses = torch.cat([self._look(run, piece) for piece in split(batch, run.recipe.accumulate)])
-        self._looked.add(len(batch))
+        self._passes.handed[len(batch)] += 1
+        self._passes.looked[len(batch)] += 1
+        self._see_size(run, len(batch))
         chances = self.chances(losses)
         draws = torch.rand(len(batch), generator=self._generator)
         chosen = (draws < chances).nonzero().flatten().to(run.device)
@@ -77,13 +82,20 @@ class SelectiveBackprop(Method):
             picked = _part(batch, chosen)
             alike = self._waiting is not None and _shapes(self._waiting) == _shapes(picked)
             self._waiting = _joined(self._waiting, picked) if alike and self._waiting else picked
-        if self._waiting is None or len(self._waiting) < run.recipe.batch:
+        if self._waiting is None or len(self._waiting) < self._full:
             return
-        whole, left = run.recipe.batch, len(self._waiting)
+        whole, left = self._full, len(self._waiting)
         ready = _part(self._waiting, slice(0, whole))
         self._waiting = _part(self._waiting, slice(whole, left)) if left > whole else None
-        self._trained.add(len(ready))
+        self._passes.given[len(ready)] += 1
         inner(ready)
+
+    def _see_size(self, run: TrainingRun, samples: int) -> None:
+        """A full batch is as large as those of this epoch, which need not be the recipe's; the last may be smaller.
+
+        Were it smaller than what is chosen of a batch on average, more and more would wait.
+        """
+        self._full = max(run.recipe.batch, samples, self._full if run.step_in_epoch else 0)
 
     def _look(self, run: TrainingRun, piece: Batch) -> Tensor:
         each = run.forward(piece, "eval", grad=False).each
@@ -102,15 +114,11 @@ class SelectiveBackprop(Method):
 
     def estimate(self, work: Work) -> Work:
         """A forward for every sample, and the steps that were taken."""
-        return self._trained.instead(work).add(*self._looked.looks(work, PROBE))
+        return self._passes.instead(work).add(*self._passes.looks(work))
 
     def diagnostics(self) -> dict[str, Any]:
-        seen = self._looked.samples
-        return {
-            "samples_looked_at": seen,
-            "samples_trained_on": self._trained.samples,
-            "share": self._trained.samples / seen if seen else None,
-        }
+        seen, trained = samples_of(self._passes.looked), samples_of(self._passes.given)
+        return {"samples_looked_at": seen, "samples_trained_on": trained, "share": trained / seen if seen else None}
 
 
 def _part(batch: Batch, where: Tensor | slice) -> Batch:

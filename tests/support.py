@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from energybench.algorithms.equilibrium import Motion
+from energybench.common.errors import UsageError
 from energybench.common.hashing import stable_seed
 from energybench.common.units import RESOLVED
 from energybench.suite.tables import DataTable
@@ -129,6 +130,16 @@ def make_run(
     return kind(
         task or Classification(), methods, settings, model(), digits() if data is None else data, seed=seed, device=CPU
     )
+
+
+def run_or_refusal(build: Callable[[], Run]) -> Run | None:
+    """What is built, or None where a method says in words why it cannot train this (E327)."""
+    try:
+        return build()
+    except UsageError as error:
+        if {problem.code for problem in error.problems} != {"E327"}:
+            raise
+        return None
 
 
 def double_run(methods: Sequence[Method] = (), **settings: Any) -> Run:

@@ -151,7 +151,7 @@ def test_no_typo_passes(typo: str) -> None:
 KINDS = {card.name: discovery.load(discovery.Source(card.name, Path(card.path), "shipped")) for card in SHIPPED}
 PARAMETERS = [(card.name, each) for card in SHIPPED for each in card.details]
 # A parameter whose value another one forbids: that is the method's own to say.
-DEPENDENT = {("sgld", "power"), ("ssprop", "dimension")}
+DEPENDENT = {("layer_freezing", "start"), ("layer_freezing", "unfreeze"), ("sgld", "power"), ("ssprop", "dimension")}
 
 
 def built(name: str, values: Mapping[str, Any]) -> bool:

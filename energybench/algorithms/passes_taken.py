@@ -1,46 +1,73 @@
-"""The sizes of the passes that a method really made, and what they make of the ledger of plain training."""
+"""The sizes of the passes that a method was handed and of those that it made, and what they make of a ledger.
+
+A ledger reaches a method's `estimate` as the layers further in have left it, and layers further out change it after
+that. So a method says by how much it changed what came to it, never how much was trained in all: the ratios of a stack
+multiply, whichever of its layers leave samples out, and what has been left out is counted once.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from energybench.flops.work import FORWARD, Line, Work, micro_batches
 
+PROBE = "probe"  # the phase of a look
+
 
 class PassesTaken:
-    """Counts batches by their size. accumulated: they are cut into micro-batches, as a step's are."""
+    """Counts batches by their size.
 
-    def __init__(self, *, accumulated: bool = True) -> None:
-        self._accumulated = accumulated
-        self.sizes: Counter[int] = Counter()
+    handed: that came to the method, from plain training or from a layer further out
+    given:  that it handed on in their place
+    looked: of its own forward passes
+    in_steps: it does all that in steps, in which looks are cut into micro-batches as steps are, and run as the layers
+              further in have them; otherwise it chooses data, and looks at samples outside of steps
+    """
 
-    def add(self, samples: int) -> None:
-        self.sizes[samples] += 1
+    def __init__(self, *, in_steps: bool = False) -> None:
+        self._in_steps = in_steps
+        self.handed: Counter[int] = Counter()
+        self.given: Counter[int] = Counter()
+        self.looked: Counter[int] = Counter()
 
-    @property
-    def samples(self) -> int:
-        return sum(size * count for size, count in self.sizes.items())
-
-    def over(self, work: Work) -> tuple[float, float, float]:
-        """Samples, passes and pairs of samples within a pass, as multiples of those that a ledger's run has."""
-        passes = pairs = 0.0
-        for size, count in self.sizes.items():
-            pieces = micro_batches(size, work.accumulate if self._accumulated else 1)
-            passes, pairs = passes + count * len(pieces), pairs + count * sum(piece**2 for piece in pieces)
-        plain_passes, plain_pairs = work.passes()
-        samples, passes, pairs = (
-            mine / (work.epochs * plain) if work.epochs * plain else 0.0
-            for mine, plain in ((self.samples, work.samples), (passes, plain_passes), (pairs, plain_pairs))
-        )
-        return samples, passes, pairs
+    def replaced(self, handed: Iterable[int], given: Iterable[int]) -> None:
+        """Batches of these sizes came, and batches of those were handed on."""
+        self.handed.update(handed)
+        self.given.update(given)
 
     def instead(self, work: Work) -> Work:
-        """The ledger where these passes were made in place of its run's."""
-        ratios = self.over(work)
-        return replace(work, lines=tuple(line.times(*ratios) for line in work.lines))
+        """The ledger with the passes that were given in place of those that were handed."""
+        if not self.handed:  # nothing was trained on
+            return work
+        ratios = _ratios(self.given, self.handed, work.accumulate, work.accumulate)
+        stays = PROBE if self._in_steps else ""  # looks outside of steps are not fewer for fewer steps
+        lines = tuple(line if line.phase == stays else line.times(*ratios) for line in work.lines)
+        return replace(work, lines=lines)
 
-    def looks(self, work: Work, phase: str) -> tuple[Line, ...]:
-        """Lines of these passes as forwards alone, of a ledger before anything was changed in it."""
-        ratios = self.over(work)
-        return tuple(replace(line, phase=phase).times(*ratios) for line in work.lines if line.phase == FORWARD)
+    def looks(self, work: Work) -> tuple[Line, ...]:
+        """Lines of the looks, of a ledger in which `instead` has changed nothing yet."""
+        lines, pieces = (work.lines, work.accumulate) if self._in_steps else (work.plain, 1)
+        ratios = _ratios(self.looked, self.handed, pieces, work.accumulate)
+        return tuple(replace(line, phase=PROBE).times(*ratios) for line in lines if line.phase == FORWARD)
+
+
+def samples_of(sizes: Counter[int]) -> int:
+    """Of all batches together."""
+    return sum(size * count for size, count in sizes.items())
+
+
+def _ratios(of: Counter[int], to: Counter[int], of_pieces: int, to_pieces: int) -> tuple[float, float, float]:
+    """Samples, passes and pairs of samples within a pass, of some batches as multiples of those of others."""
+    some, others = _sums(of, of_pieces), _sums(to, to_pieces)
+    samples, passes, pairs = (one / other if other else 0.0 for one, other in zip(some, others, strict=True))
+    return samples, passes, pairs
+
+
+def _sums(sizes: Counter[int], accumulate: int) -> tuple[float, float, float]:
+    passes = pairs = 0.0
+    for size, count in sizes.items():
+        pieces = micro_batches(size, accumulate)
+        passes, pairs = passes + count * len(pieces), pairs + count * sum(piece**2 for piece in pieces)
+    return samples_of(sizes), passes, pairs

@@ -113,6 +113,8 @@ class Work:
     accumulate: micro-batches that a step is cut into, each of which reads the parameters again
     sizes:      (samples of a step, passes of that size in an epoch), where an epoch is no single pass over the data;
                 empty: as `samples` and `batch` have it
+    plain:      the lines that it began with, as plain training has them: what a pass outside of steps costs, whatever
+                methods have made of the passes in steps
     """
 
     lines: tuple[Line, ...]
@@ -121,6 +123,11 @@ class Work:
     batch: float | None = None
     accumulate: int = 1
     sizes: tuple[tuple[float, float], ...] = ()
+    plain: tuple[Line, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.plain:
+            object.__setattr__(self, "plain", self.lines)
 
     @classmethod
     def of_rounds(

@@ -109,6 +109,8 @@ class AdjustableCard:
 
     def refuse_use(self) -> None:
         """Where somebody else is on the card, or may be."""
+        if not self.gpu.tells_processes():
+            raise CannotSet(f"{self.gpu.uuid}: its driver does not tell who uses the card", ALONE)
         if pids := self.gpu.processes():
             listed = ", ".join(map(str, sorted(pids)))
             raise CannotSet(f"{self.gpu.uuid}: process {listed} uses the card", ALONE)

@@ -244,7 +244,14 @@ class Gpu:
         """Whether processes share one context, so that the card's energy is not one process's."""
         return bool(self._pids("MPSCompute"))
 
+    def tells_processes(self) -> bool:
+        """Whether the driver says who computes on the card: else nobody listed does not mean nobody."""
+        return self._listed("Compute") is not None
+
     def _pids(self, kind: str) -> set[int]:
+        return self._listed(kind) or set()
+
+    def _listed(self, kind: str) -> set[int] | None:
         for version in ("", "_v2"):  # the newest that the binding knows, or what drivers before 510 have
             try:
                 return {int(process.pid) for process in self._ask(f"nvmlDeviceGet{kind}RunningProcesses{version}")}
@@ -252,7 +259,7 @@ class Gpu:
                 continue
             except SensorError:
                 break  # not every card and user is told
-        return set()
+        return None
 
     def mig(self) -> bool | None:
         """Whether the card is sliced: its counter is then the whole card's, not the slice's. None: it does not tell."""

