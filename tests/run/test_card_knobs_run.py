@@ -195,6 +195,19 @@ def test_what_cannot_be_set_is_refused_before_the_run_with_the_remedy(
     assert sets_of(tmp_path)[1] == 0
 
 
+def test_a_card_that_cannot_be_set_when_a_trial_is_due_is_a_failed_trial_and_nothing_is_measured(
+    fake_nvml_library: Path, tmp_path: Path
+) -> None:
+    cannot = [("nvmlDeviceSetGpuLockedClocks", 3)]
+    path, environment = written(tmp_path, HALF, fake_nvml_library, errors=cannot)
+    done = energybench("run", path, cwd=tmp_path, **environment)
+    assert done.returncode == 3, done.stdout + done.stderr
+    trials = trials_of(tmp_path)
+    assert (trials["baseline"].status, trials["knob"].status) == ("ok", "failed")
+    assert "clock limit cannot be set" in (trials["knob"].reason or "")
+    assert trials["knob"].train is None
+
+
 def test_without_a_card_it_is_refused_and_can_be_checked_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(suite_text('\n[[method]]\nuse = "power_limit"\nlimit = "200 W"\n'), encoding="utf-8")
