@@ -90,6 +90,14 @@ SECTIONS: dict[str, tuple[Fault, ...]] = {
             "by signal 9",
         ),
         Fault(
+            "kill while set",
+            "`kill -9` of a trial, of the run, or of the process that keeps the card's settings, while a method has "
+            "them set",
+            "The card is [as it was](measurement.md#a-card-that-a-method-sets).",
+            "as above",
+            "nothing",
+        ),
+        Fault(
             "until finished",
             "A run is killed again and again",
             "A hundred kills later each cell of each block stands once beside its baseline, and the report is "
@@ -590,6 +598,9 @@ AFTERWORD = """\
 
 The run, its helper and a trial's guard killed by force at the very same moment leave nobody to end what the trial had
 started in sessions of its own. Inside a container, a systemd unit or a scheduler's job the kernel ends those too.
+
+The run and the process that keeps a card's settings killed by force at the very same moment leave the card as a method
+has it set, until the driver is unloaded or somebody puts it back: `sudo nvidia-smi -i UUID -pl WATTS`, `-rgc`.
 
 A seal tells an accident, not a deceit: whoever edits a record on purpose can compute its seal again.
 

@@ -17,6 +17,7 @@ import pynvml
 import pytest
 from command_line import PATIENCE_S
 from fakes.nvml import UUID, FakeDriver, FakeGpu, sets_of
+from faults import fault
 
 from energybench.meter.card_settings import CLOCK_HZ, POWER_W
 from energybench.process.card_keeper import KILLED, held
@@ -84,6 +85,7 @@ def test_an_exception_inside_leaves_it_as_it_was_and_goes_on(machine: Machine) -
     assert is_now(folder) == AS_IT_WAS
 
 
+@fault("kill while set")
 def test_a_keeper_that_is_killed_by_force_is_stood_in_for(machine: Machine) -> None:
     folder = machine()
     with held(SETTINGS) as found:

@@ -18,6 +18,7 @@ from command_line import energybench, start
 from fakes import in_children
 from fakes.billed import figure
 from fakes.nvml import UUID, FakeDriver, FakeGpu, sets_of
+from faults import fault
 from tiny_runs import contents, only_run, suite_text, wait_for
 
 from energybench.records.record import Trial
@@ -144,6 +145,7 @@ def test_the_same_work_at_other_watts_is_where_energy_and_time_part(
     assert times_set >= 2
 
 
+@fault("kill while set")
 @pytest.mark.parametrize("ends", ["killed", "raises"])
 def test_a_trial_that_is_killed_by_force_or_fails_leaves_the_card_as_it_was(
     fake_nvml_library: Path, tmp_path: Path, ends: str
@@ -156,6 +158,7 @@ def test_a_trial_that_is_killed_by_force_or_fails_leaves_the_card_as_it_was(
     assert sets_of(tmp_path)[0] == STATED_W
 
 
+@fault("kill while set")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_in_mid_trial_leaves_the_card_as_it_was(
     fake_nvml_library: Path, tmp_path: Path, number: int
