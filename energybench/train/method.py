@@ -65,6 +65,7 @@ class Method:
     example: ClassVar[Mapping[str, Any]] = {}
 
     # True: what layers do or are given differs from pass to pass, which code that was compiled or recorded would miss.
+    # More steps of it are counted.
     passes_differ: ClassVar[bool] = False
     # The precision in which it trains in place of the recipe's, "bf16" or "fp16"; None: the recipe's.
     trains_in: str | None = None
