@@ -53,7 +53,7 @@ gpu-long:
 # What such a machine lacks beside torch, as wheels in WHEELS: for Python 3.12 on x86-64, at the versions pinned here.
 gpu-wheels: WHEELS := wheels
 gpu-wheels: setup
-	$(BIN)/python tests/gpu/wheels.py '$(WHEELS)'
+	$(BIN)/python tests/gpu/wheels.py '$(WHEELS)' $(PYTHON_VERSION)
 
 # The same script to its end against a made-up driver, on this processor: into OUT, or a temporary folder.
 gpu-fake: setup

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from energybench import Batch, Method, TrainingRun, Work
-from energybench.algorithms.retraced import Lines, PlainTwin, Variant, remade
+from energybench.algorithms.retraced import Lines, PlainTwin, remade_model
 from energybench.flops.autocast import NARROW
 
 
@@ -75,7 +75,7 @@ class AMP(Method):
         if self._ledgers is None:
             self._ledgers = self._traced(self._twin, "fp32"), self._traced(self._twin, self.precision)
         plain, narrow = self._ledgers
-        return work if plain is None or narrow is None else remade(work, plain, [Variant(1.0, 1.0, narrow)])
+        return work if plain is None or narrow is None else remade_model(work, plain, narrow)
 
     def _traced(self, twin: PlainTwin, precision: str) -> Lines | None:
         other: Any = copy.copy(self._run)

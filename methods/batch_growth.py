@@ -36,6 +36,7 @@ class BatchGrowth(Method):
     warmup: share of training in which the rate rises to that
     """
 
+    by_epoch: ClassVar[bool] = True
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
     trains_less: ClassVar[bool | None] = False
     example: ClassVar[Mapping[str, Any]] = {"at": [0.5]}
@@ -72,7 +73,7 @@ class BatchGrowth(Method):
     def setup(self, run: TrainingRun) -> None:
         acts = {self.times(epoch, run.epochs) for epoch in range(1, run.epochs + 1)} != {1}
         self.acted = False if acts else None
-        self._passes = PassesTaken()
+        self._passes = PassesTaken(run)
         self._sizes: list[int] = []
 
     def steps_per_epoch(self, run: TrainingRun) -> int | None:

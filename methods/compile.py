@@ -52,6 +52,7 @@ class Compile(Method):
     """
 
     trains_less: ClassVar[bool | None] = False
+    compiles: ClassVar[bool] = True
     example: ClassVar[dict[str, Any]] = {"backend": "eager"}
 
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"

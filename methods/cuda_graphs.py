@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from energybench import Batch, Method, TrainingRun
 
+COMPILED = "a compiled model has CUDA graphs of its own: 'compile' with mode = \"reduce-overhead\""
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")  # of a module
 
 
@@ -60,6 +61,8 @@ class CudaGraphs(Method):
 
     def incompatible_run(self, run: TrainingRun) -> str | None:
         for layer in run.methods:
+            if getattr(layer, "compiles", False):
+                return COMPILED
             if getattr(layer, "passes_differ", False):
                 return f"'{layer.name}' changes what layers do from pass to pass, and a replay repeats one of them"
             if layer is not self and getattr(layer, "swaps", None):
@@ -98,7 +101,7 @@ class CudaGraphs(Method):
 
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         if self._forward is not None and run.model._compiled_call_impl is not None:
-            raise ValueError('a compiled model has CUDA graphs of its own: mode = "reduce-overhead"')
+            raise ValueError(COMPILED)
         self._may_replay = self._forward is not None
         try:
             inner(batch)

@@ -36,6 +36,7 @@ class Curriculum(Method):
     steps:      "fewer": an epoch is one pass over its samples | "same": as many samples as plain training's has
     """
 
+    by_epoch: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "per_sample_loss"})
     example: ClassVar[Mapping[str, Any]] = {"start": 0.5}
 
@@ -71,7 +72,7 @@ class Curriculum(Method):
     def setup(self, run: TrainingRun) -> None:
         self.acted = False if self.start < 1 else None
         self._ranks: Tensor | None = None  # indices of the samples in the whole set, the first to be trained on first
-        self._passes = PassesTaken()
+        self._passes = PassesTaken(run)
         self._shares: list[float] = []
 
     def share(self, epoch: int, epochs: int) -> float:
@@ -119,7 +120,7 @@ class Curriculum(Method):
             each = run.forward(batch, "eval", grad=False).each
             assert each is not None  # the task provides it, or the stack was refused
             losses.append(each)
-            self._passes.looked[len(batch)] += 1
+            self._passes.looked.add(len(batch))
         return run.data.indices[torch.cat(losses).cpu().argsort(descending=self.order == "hard", stable=True)]
 
     def estimate(self, work: Work) -> Work:
@@ -129,5 +130,5 @@ class Curriculum(Method):
     def diagnostics(self) -> dict[str, Any]:
         return {
             "shares": [round(share, 4) for share in self._shares],
-            "samples_looked_at": samples_of(self._passes.looked),
+            "samples_looked_at": samples_of(self._passes.looked.whole()),
         }

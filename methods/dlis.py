@@ -23,14 +23,14 @@ from pydantic import Field
 from torch import Tensor
 
 from energybench import Batch, Data, Forward, Method, TrainingRun, Work
+from energybench.algorithms.epoch_counter import EpochCounter
 from energybench.algorithms.sample_scores import Scorer
 from energybench.algorithms.weighted_sampling import Sampler, pass_key, unbiased
-from energybench.flops.work import FORWARD
+from energybench.flops.work import FORWARD, PRESAMPLE
 from energybench.train.trees import join, split, take
 
 SMOOTHING = 0.9
 SCORES = ("output-gradient", "loss", "last-layer-gradient")
-PRESAMPLE = "presample"
 
 
 @dataclass
@@ -45,6 +45,7 @@ class DLIS(Method):
     as many batches late.
     """
 
+    by_epoch: ClassVar[bool] = True
     replaces: ClassVar[frozenset[str]] = frozenset({"batches"})
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "per_sample_loss"})
     example: ClassVar[Mapping[str, Any]] = {"threshold": 0.3}
@@ -79,7 +80,7 @@ class DLIS(Method):
         self._generator = run.rng(self.name, "resample", device=run.device)
         self._average = torch.zeros((), dtype=torch.float64, device=run.device)
         self._open = self._presampled = False
-        self._samples = self._scored = self._steps = self._steps_presampled = 0
+        self._counts: EpochCounter[str] = EpochCounter(run)
         self._opened: list[int] = []  # epochs with a presampled step
         self._averages: list[float] = []  # at each epoch's last step
 
@@ -101,12 +102,12 @@ class DLIS(Method):
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         whole = batch.also.get(PRESAMPLE)
         self._presampled = whole is not None
-        self._samples += len(batch)
-        self._steps += 1
+        self._counts.add("samples", len(batch))
+        self._counts.add("steps")
         if whole is not None:
             run.tally.mark(self, "presampled")
-            self._steps_presampled += 1
-            self._scored += len(whole)
+            self._counts.add("steps presampled")
+            self._counts.add("samples scored", len(whole))
             if run.epoch_number not in self._opened[-1:]:
                 self._opened.append(run.epoch_number)
             batch = self._resampled(run, whole, len(batch))
@@ -147,20 +148,22 @@ class DLIS(Method):
 
     def estimate(self, work: Work) -> Work:
         """The presample's forwards, which keep no activation but move what a forward moves."""
-        if not self._scored:
+        counts = self._counts.of(work)
+        if not counts["samples scored"]:
             return work
-        scored, steps = self._scored / self._samples, self._steps_presampled / self._steps
-        forwards = [replace(line, phase=PRESAMPLE).times(scored, steps) for line in work.lines if line.phase == FORWARD]
+        scored, steps = counts["samples scored"] / counts["samples"], counts["steps presampled"] / counts["steps"]
+        forwards = [replace(line, phase=PRESAMPLE).times(scored, steps) for line in work.plain if line.phase == FORWARD]
         return work.add(*forwards)
 
     def diagnostics(self) -> dict[str, Any]:
+        counts = self._counts.whole()
         return {
             "gate": self.gate,
             "average_tau_by_epoch": self._averages,
-            "steps_presampled": self._steps_presampled,
-            "steps": self._steps,
+            "steps_presampled": counts["steps presampled"],
+            "steps": counts["steps"],
             "epochs_presampled": self._opened,
-            "samples_scored_per_sample": self._scored / max(1, self._samples),
+            "samples_scored_per_sample": counts["samples scored"] / max(1, counts["samples"]),
         }
 
 

@@ -34,6 +34,7 @@ class EarlyStopping(Method):
     restore:  put the weights of the best epoch back
     """
 
+    by_epoch: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     example: ClassVar[Mapping[str, Any]] = {"patience": 2}
 
@@ -71,7 +72,7 @@ class EarlyStopping(Method):
         self._losses: list[float] = []
         self._best: dict[str, Tensor] = {}
         self._best_epoch, self._minimum = 0, math.inf
-        self._passes = PassesTaken()
+        self._passes = PassesTaken(run)
 
     def epoch(self, run: TrainingRun, data: Data, inner: Callable[[Data], None]) -> None:
         if self._rest is None or self._rest[0] is not data:
@@ -106,7 +107,7 @@ class EarlyStopping(Method):
         total = torch.zeros((), dtype=torch.float64, device=run.device)
         for batch in self._held.in_order():
             total += run.forward(batch, "eval", grad=False).value.double() * len(batch)
-            self._passes.looked[len(batch)] += 1
+            self._passes.looked.add(len(batch))
         return total.item() / len(self._held)
 
     def estimate(self, work: Work) -> Work:

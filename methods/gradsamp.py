@@ -189,8 +189,9 @@ class GradSamp(Method):
     def _draw(self, run: TrainingRun) -> None:
         run.tally.mark(self)
         if not self._fits:  # a second skipped epoch in a row reuses the fit: its δ would be the last draw
-            self._fits = side_by_side([(update.numel(), partial(self._fit, update)) for update in self._update])
-        side_by_side([(p.numel(), partial(self._move, run, number)) for number, p in enumerate(self._moved)])
+            self._fits = side_by_side([(u.numel(), partial(self._fit, u)) for u in self._update], run.device)
+        moves = [(p.numel(), partial(self._move, run, number)) for number, p in enumerate(self._moved)]
+        side_by_side(moves, run.device)
         self._note(run)
 
     def _move(self, run: TrainingRun, number: int) -> None:

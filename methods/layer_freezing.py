@@ -17,7 +17,6 @@ rests; so epochs that are skipped or sampled should lie further in: use = ["laye
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Batch, Data, Forward, Line, Method, TrainingRun, Work
+from energybench.algorithms.epoch_counter import EpochCounter
 from energybench.algorithms.front_layers import FrontLayers, RestingFront, reached
 from energybench.algorithms.frozen_layers import MOMENTA
 
@@ -46,6 +46,7 @@ class LayerFreezing(Method):
                 statistics, which stay
     """
 
+    by_epoch: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"backward"})
     trains_less: ClassVar[bool | None] = False
 
@@ -98,7 +99,7 @@ class LayerFreezing(Method):
         self._turned_off: dict[nn.Parameter, None] = {}  # by this method, in this epoch; who else froze one keeps it so
         self._rested: dict[nn.Parameter, None] = {}  # in the last epoch that was trained
         self._norms: list[nn.Module] = []  # that rest
-        self._samples: Counter[int] = Counter()  # by the number of layers that rested
+        self._samples: EpochCounter[int] = EpochCounter(run)  # by the number of layers that rested
         self._epochs: dict[int, int] = {}  # epoch → that number
         self._reached = {0: reached(run)}
         for epoch in range(1, run.epochs + 1):
@@ -161,7 +162,7 @@ class LayerFreezing(Method):
         self._rested = dict(self._turned_off)
 
     def gradients(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], Forward]) -> Forward:
-        self._samples[self._number] += len(batch)
+        self._samples.add(self._number, len(batch))
         if self._turned_off:
             run.tally.mark(self, f"frozen={self._number}")
         return inner(batch)
@@ -182,13 +183,13 @@ class LayerFreezing(Method):
 
     def estimate(self, work: Work) -> Work:
         """Backward lines, each in the epochs in which it is left: dW of what learns, dX behind it."""
-        total = sum(self._samples.values())
-        if not total:
+        samples = self._samples.of(work)
+        if not samples:
             return work
         front = RestingFront(self._layers, self._reached, work)
 
         def share(line: Line) -> float:
-            return sum(count * front.share(line, number) for number, count in self._samples.items()) / total
+            return sum(count * front.share(line, number) for number, count in samples.items()) / samples.total()
 
         return work.change(share)
 

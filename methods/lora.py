@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from energybench import Batch, Method, TrainingRun, Work
-from energybench.algorithms.retraced import PlainTwin, Variant, remade
+from energybench.algorithms.retraced import PlainTwin, remade_model
 from energybench.train.method import overrides
 
 A, B = "lora_a", "lora_b"  # names of the parameters in each adapted layer
@@ -152,7 +152,7 @@ class LoRA(Method):
         if plain is None or adapted is None:
             self.gap_because = UNTRACED
             return work
-        return remade(work, plain, [Variant(1.0, 1.0, adapted)])
+        return remade_model(work, plain, adapted)
 
     def diagnostics(self) -> dict[str, Any]:
         learning = sum(p.numel() for p in self._run.model.parameters() if p.requires_grad)

@@ -13,6 +13,7 @@ Composes with everything that leaves `step` alone. A model that takes one size a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,8 +27,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from energybench import Batch, Method, TrainingRun, Work
-from energybench.algorithms.retraced import PlainTwin, Variant, failure, in_a_line, on_meta, remade
+from energybench.algorithms.epoch_counter import EpochCounter
+from energybench.algorithms.retraced import Lines, PlainTwin, Variant, failure, in_a_line, on_meta, remade
 from energybench.flops.ledger import copy_on
+from energybench.flops.work import PROBE
 from energybench.train.facts import Facts
 from energybench.train.geometry import Size, resize_boxes, resize_masks
 from energybench.train.images import is_mask
@@ -44,6 +47,7 @@ class ProgressiveResizing(Method):
     multiple: of which both sides are while images are smaller, in pixels
     """
 
+    by_epoch: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     trains_less: ClassVar[bool | None] = False
 
@@ -115,8 +119,9 @@ class ProgressiveResizing(Method):
     def setup(self, run: TrainingRun) -> None:
         self._run = run
         self.acted = False if self.start < 1 else None
-        self._samples: Counter[float] = Counter()  # by scale
-        self._steps: Counter[float] = Counter()
+        self._samples: EpochCounter[float] = EpochCounter(run)  # by scale
+        self._steps: EpochCounter[float] = EpochCounter(run)
+        self._traced: dict[float, Lines | None] = {}
         self._sizes: dict[float, Size] = {}
 
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
@@ -130,8 +135,8 @@ class ProgressiveResizing(Method):
             batch = self._resized(run, batch, scale)
             run.tally.mark(self, f"images={smaller[0]}x{smaller[1]}")
             self._sizes[scale] = smaller
-        self._samples[scale] += len(batch)
-        self._steps[scale] += 1
+        self._samples.add(scale, len(batch))
+        self._steps.add(scale)
         inner(batch)
 
     @torch.no_grad()
@@ -167,36 +172,39 @@ class ProgressiveResizing(Method):
 
     def estimate(self, work: Work) -> Work:
         """The ledger traced anew at every size, each with its share of the samples."""
-        samples, steps = self._samples.total(), self._steps.total()
-        if not self._sizes:
+        samples, steps = self._samples.of(work), self._steps.of(work)
+        if not self._sizes or not samples:
             return work
-        run = self._run
-        plain = self._twin.lines(run)
-        sized = {
-            scale: self._twin.lines(run, batch=partial(self._resized, run, scale=scale)) for scale in self._samples
-        }
+        plain = self._lines(1.0)
+        sized = {scale: self._lines(scale) for scale in samples}
         variants = [
-            Variant(self._samples[scale] / samples, self._steps[scale] / steps, lines)
+            Variant(samples[scale] / samples.total(), steps[scale] / steps.total(), lines)
             for scale, lines in sized.items()
             if lines is not None
         ]
         if plain is not None and len(variants) == len(sized):
-            return remade(work, plain, variants)
+            return remade(work, plain, variants, unchanged=PROBE)
         self.gap_because = UNTRACED
-        pixels = self.pixels()
-        return work.change(lambda line: pixels)
+        pixels = share_of_pixels(samples)
+        return work.change(lambda line: 1.0 if line.phase == PROBE else pixels)
 
-    def pixels(self) -> float:
-        """Share of the pixels that plain training has seen by now."""
-        squares = sum(count * (scale**2 if scale < 1 else 1.0) for scale, count in self._samples.items())
-        return squares / max(1, self._samples.total())
+    def _lines(self, scale: float) -> Lines | None:
+        if scale not in self._traced:
+            batch = partial(self._resized, self._run, scale=scale) if scale < 1 else lambda batch: batch
+            self._traced[scale] = self._twin.lines(self._run, batch=batch)
+        return self._traced[scale]
 
     def diagnostics(self) -> dict[str, Any]:
         names = {scale: f"{size[0]}x{size[1]}" for scale, size in self._sizes.items()}
         by_size: Counter[str] = Counter()
-        for scale, count in sorted(self._samples.items()):
+        for scale, count in sorted(self._samples.whole().items()):
             by_size[names.get(scale, "whole")] += count
         return {"samples_by_size": dict(by_size)}
+
+
+def share_of_pixels(samples: Counter[float]) -> float:
+    """That so many samples of each scale have, of as many whole ones."""
+    return math.fsum(count * scale**2 for scale, count in samples.items()) / samples.total()
 
 
 def _is_image(leaf: Any) -> bool:

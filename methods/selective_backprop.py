@@ -5,7 +5,7 @@ batch is trained on, forward and backward. Of every batch there is thus a forwar
 on average, where losses are alike, a training step.
 
 Paper: Jiang et al. 2019, Accelerating Deep Learning by Focusing on the Biggest Losers, Algorithm 1 (R = 1024). Promises
-steps for 1/(1 + β) of the samples, less the looks, here the phase "probe": of three parts a sample one is paid for all,
+steps for 1/(1 + β) of the samples, less the looks, here the phase "look": of three parts a sample one is paid for all,
 and the chosen ones pay three more, so at β = 1 it costs a sixth less, at 2 a third. Gradients are biased towards large
 losses on purpose; wrong labels too lose much. The look is in evaluation mode, so it moves no statistics and no dropout.
 Composes with what leaves samples their losses. In a step without a full batch nothing is updated; who waits when the
@@ -36,6 +36,7 @@ class SelectiveBackprop(Method):
     history: R, losses that a loss is ranked among
     """
 
+    by_epoch: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"forward", "per_sample_loss"})
 
     beta: Annotated[float, Field(ge=0)] = 1.0
@@ -67,12 +68,12 @@ class SelectiveBackprop(Method):
         self._losses: deque[Tensor] = deque()
         self._waiting: Batch | None = None
         self._full = 0  # samples that are trained on together
-        self._passes = PassesTaken(in_steps=True)
+        self._passes = PassesTaken(run, in_steps=True)
 
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         losses = torch.cat([self._look(run, piece) for piece in split(batch, run.recipe.accumulate)])
-        self._passes.handed[len(batch)] += 1
-        self._passes.looked[len(batch)] += 1
+        self._passes.handed.add(len(batch))
+        self._passes.looked.add(len(batch))
         self._see_size(run, len(batch))
         chances = self.chances(losses)
         draws = torch.rand(len(batch), generator=self._generator)
@@ -87,7 +88,7 @@ class SelectiveBackprop(Method):
         whole, left = self._full, len(self._waiting)
         ready = _part(self._waiting, slice(0, whole))
         self._waiting = _part(self._waiting, slice(whole, left)) if left > whole else None
-        self._passes.given[len(ready)] += 1
+        self._passes.given.add(len(ready))
         inner(ready)
 
     def _see_size(self, run: TrainingRun, samples: int) -> None:
@@ -117,7 +118,7 @@ class SelectiveBackprop(Method):
         return self._passes.instead(work).add(*self._passes.looks(work))
 
     def diagnostics(self) -> dict[str, Any]:
-        seen, trained = samples_of(self._passes.looked), samples_of(self._passes.given)
+        seen, trained = samples_of(self._passes.looked.whole()), samples_of(self._passes.given.whole())
         return {"samples_looked_at": seen, "samples_trained_on": trained, "share": trained / seen if seen else None}
 
 

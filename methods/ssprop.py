@@ -253,16 +253,30 @@ class SsProp(Method):
         }
 
 
-def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:
-    """Why a layer stays dense under "auto": the time saved by dropped FLOPs against that of choosing and gathering.
+class Prices(NamedTuple):
+    """What "auto" weighs in one backward of a layer, in FLOPs of a dense backward's time.
 
-    A function of shapes, memory format, precision and the number of threads alone, so that every run of a cell decides
-    alike. What is slower than dense is refused, with some that is not: so are all grouped convolutions, where gathering
-    the inputs of the groups that are left takes what the others would.
+    saved:   dropped, less what a kernel for few channels is slower
+    chosen:  elements of dY among which it chooses
+    factor:  by which choosing costs more where FLOPs are as much cheaper or less of them are saved
+    calls:   the price of calling the operators of a selection
+    element: the price of an element
     """
+
+    saved: float
+    chosen: int
+    factor: int
+    calls: float
+    element: float
+
+    @property
+    def spent(self) -> float:
+        return self.factor * (self.calls + self.element * self.chosen)
+
+
+def prices(layer: nn.Module, x: Tensor, positions: int, keep: int) -> Prices:
+    """Of `keep` channels out of all, at so many positions of the output."""
     weight: Any = layer.weight
-    if getattr(layer, "groups", 1) > 1:
-        return "auto: a grouped convolution"
     out = len(weight)
     computed = min(out, -(-keep // (LANES // 2)) * (LANES // 2))  # channels, in half blocks
     flop = 2.0 * positions * weight.numel() * (x.requires_grad + weight.requires_grad)
@@ -272,11 +286,25 @@ def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:
         element = ROWS_FLOP
     if x.is_cuda:
         calls, element = GPU_CALLS_FLOP, GPU_ELEMENT_FLOP
-    spent = calls + element * positions * out
+    factor = 1
     if any(step > 1 for step in getattr(layer, "stride", ())):
-        spent *= 2  # kernels for strides gain less
+        factor *= 2  # kernels for strides gain less
     if torch.is_autocast_enabled(x.device.type) or x.element_size() < 4:
-        spent *= 2  # FLOPs are as much faster
+        factor *= 2  # FLOPs are as much faster
+    return Prices(saved, positions * out, factor, calls, element)
+
+
+def refuse(layer: nn.Module, x: Tensor, positions: int, keep: int) -> str:
+    """Why a layer stays dense under "auto": the time saved by dropped FLOPs against that of choosing and gathering.
+
+    A function of shapes, memory format, precision and the number of threads alone, so that every run of a cell decides
+    alike. What is slower than dense is refused, with some that is not: so are all grouped convolutions, where gathering
+    the inputs of the groups that are left takes what the others would.
+    """
+    if getattr(layer, "groups", 1) > 1:
+        return "auto: a grouped convolution"
+    found = prices(layer, x, positions, keep)
+    saved, spent = found.saved, found.spent
     return "" if saved > spent else f"auto: {saved / 1e6:.3g} MFLOP saved, {spent / 1e6:.3g} spent on choosing"
 
 

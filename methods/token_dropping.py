@@ -16,7 +16,6 @@ is refused.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,9 +26,11 @@ from pydantic import Field
 from torch import nn
 
 from energybench import Batch, Line, Method, TrainingRun, Work
+from energybench.algorithms.epoch_counter import EpochCounter
 from energybench.algorithms.retraced import META, failure, in_a_line, on_meta
 from energybench.algorithms.token_layers import look, on_some_tokens, random_tokens, stacks, tokens_kept
 from energybench.flops.ledger import copy_on
+from energybench.flops.work import IN_EVALUATION
 
 QUADRATIC = ("attention", "matmul")  # in a layer of a stack: queries × keys, and that × values
 PARAMETERS = ("w", "bias", "dw", "dbias")
@@ -44,6 +45,7 @@ class TokenDropping(Method):
     first:  tokens at the beginning that are never dropped, such as a class token
     """
 
+    by_epoch: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     trains_less: ClassVar[bool | None] = False
     passes_differ: ClassVar[bool] = True
@@ -111,11 +113,11 @@ class TokenDropping(Method):
         self._generator = run.rng(self.name, "tokens", *run.rank_key)
         self._layers = {name: run.model.get_submodule(name) for name in self._found}
         self._share = 1.0
-        self._samples: Counter[float] = Counter()  # by share of the tokens
+        self._samples: EpochCounter[float] = EpochCounter(run)  # by share of the tokens
 
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         self._share = self.share(run.epoch_number, run.epochs)
-        self._samples[self._share] += len(batch)
+        self._samples.add(self._share, len(batch))
         if any(tokens_kept(tokens, self._share, self.first) < tokens for tokens in self._found.values()):
             run.tally.mark(self, f"tokens={self._share:.4g}")
         inner(batch)
@@ -134,26 +136,31 @@ class TokenDropping(Method):
 
     def estimate(self, work: Work) -> Work:
         """Of each middle layer: its linear layers by the share of tokens that it saw, its attention by the square."""
-        total = self._samples.total()
+        samples = self._samples.of(work)
+        total = samples.total()
 
         def seen(module: str, power: int) -> float:
             layer = next((name for name in self._found if f"{module}.".startswith(f"{name}.")), None)
             if layer is None or not total:
                 return 1.0
             tokens = self._found[layer]
-            shares = ((tokens_kept(tokens, s, self.first) / tokens, n) for s, n in self._samples.items())
+            shares = ((tokens_kept(tokens, s, self.first) / tokens, n) for s, n in samples.items())
             return math.fsum(n * kept**power for kept, n in shares) / total
 
         def power(line: Line) -> int:
             return 2 if line.op in QUADRATIC else 1
 
-        def bytes_ratio(line: Line, operand: str) -> float:
-            return 1.0 if operand in PARAMETERS else seen(line.module, 1)
+        def ratio(line: Line) -> float:
+            return 1.0 if line.phase in IN_EVALUATION else seen(line.module, power(line))
 
-        return work.change(lambda line: seen(line.module, power(line)), bytes_ratio)
+        def bytes_ratio(line: Line, operand: str) -> float:
+            whole = operand in PARAMETERS or line.phase in IN_EVALUATION
+            return 1.0 if whole else seen(line.module, 1)
+
+        return work.change(ratio, bytes_ratio)
 
     def diagnostics(self) -> dict[str, Any]:
         return {
             "layers": self._found,  # with their tokens
-            "samples_by_share": {f"{share:.4g}": count for share, count in sorted(self._samples.items())},
+            "samples_by_share": {f"{share:.4g}": count for share, count in sorted(self._samples.whole().items())},
         }

@@ -67,6 +67,7 @@ TORCH = (
 )
 NO_TORCH = (
     "algorithms",
+    "algorithms/epoch_counter",
     "algorithms/gradsamp_bound",
     "algorithms/passes_taken",
     "workloads",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from command_line import PATIENCE_S
 
 EVERY_METHOD = """
@@ -49,11 +50,12 @@ def test_no_shipped_method_is_said_to_have_replaced_what_measures() -> None:
 
 
 AFTER_COMPILING = """
+import sys
 import types
 import torch
 from support import make_run
 from energybench.trial.integrity import Picture
-plain = make_run()
+plain = make_run(optimizer=sys.argv[1])
 picture = Picture(plain.task, plain.recipe)
 model = torch.nn.Linear(2, 2)
 torch.compile(lambda x: model(x), backend="eager")(torch.zeros(1, 2))
@@ -78,13 +80,28 @@ torch.nn.Module.__init__ = types.FunctionType(by_torch.__code__, dict(where), cl
 print(*picture.replaced())
 torch.nn.Module.__init__ = by_torch
 print(*picture.replaced())
+kind = type(plain.recipe.build_optimizer([torch.nn.Parameter(torch.zeros(1))]))
+def own_group(self, *args, **kwargs):
+    return by_torch_group(self, *args, **kwargs)
+by_torch_group = kind._init_group
+kind._init_group = own_group
+print(*picture.replaced())
+kind._init_group = types.FunctionType(  # torch's own code, around something else
+    by_torch_group.__code__, by_torch_group.__globals__, closure=by_torch_group.__closure__ and tuple(
+        types.CellType(own_group if callable(cell.cell_contents) else cell.cell_contents)
+        for cell in by_torch_group.__closure__
+    )
+)
+print(*picture.replaced())
 """
 
 
-def test_what_torch_wraps_when_it_compiles_is_told_from_what_a_method_puts_in_its_place() -> None:
-    """Whether it wraps torch's wrapper, takes its name, its code around something else, or its code elsewhere."""
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_what_torch_wraps_when_it_compiles_is_told_from_what_a_method_puts_in_its_place(optimizer: str) -> None:
+    """Whether it wraps torch's wrapper, takes its name, its code around something else, or its code elsewhere; also of
+    what a class has from a parent, as AdamW has how it groups parameters from Adam."""
     done = subprocess.run(
-        [sys.executable, "-c", AFTER_COMPILING],
+        [sys.executable, "-c", AFTER_COMPILING, optimizer],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -93,4 +110,7 @@ def test_what_torch_wraps_when_it_compiles_is_told_from_what_a_method_puts_in_it
         check=True,
     )
     replaced = "torch.nn.modules.module.Module.__init__"
-    assert done.stdout.splitlines() == ["True", replaced, replaced, replaced, replaced, ""]
+    *first, group, forged = done.stdout.splitlines()
+    assert first == ["True", replaced, replaced, replaced, replaced, ""]
+    assert group == forged
+    assert group.endswith("._init_group")

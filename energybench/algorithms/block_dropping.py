@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from energybench.algorithms.residual_blocks import Droppable, ResidualBlock, find
+from energybench.flops.work import IN_EVALUATION
 from energybench.train.method import Method
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class BlockDropping(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"forward"})
     trains_less: ClassVar[bool | None] = False
     passes_differ: ClassVar[bool] = True
+    by_epoch: ClassVar[bool] = True
     gap_because: str | None = (
         "each step drops other blocks, so what is counted of some steps is a sample's mean, as its interval says"
     )
@@ -66,7 +68,7 @@ class BlockDropping(Method):
     def step(self, run: TrainingRun, batch: Batch, inner: Callable[[Batch], None]) -> None:
         draws = torch.rand(len(self._blocks), generator=self._generator, dtype=torch.float64).tolist()
         for block, keep, draw in zip(self._blocks, self._keep, draws, strict=True):
-            block.kept, block.counts = draw < keep, True
+            block.kept, block.counts, block.epoch = draw < keep, True, run.epoch_number
             block.scale = self.scale_of_kept(keep)
         if min(self._keep) < 1:
             acted = self.acted
@@ -88,8 +90,8 @@ class BlockDropping(Method):
         """Of every line within a block, the share of its samples, steps and pairs in which it ran."""
 
         def kept(line: Line) -> Line:
-            block = self._droppable.find_block(line)
-            return line if block is None else line.times(*block.shares())
+            block = None if line.phase in IN_EVALUATION else self._droppable.find_block(line)
+            return line if block is None else line.times(*block.shares(work.of_epochs))
 
         return replace(work, lines=tuple(kept(line) for line in work.lines))
 

@@ -4,7 +4,8 @@ dX, dW and dB from K of C output channels, by smaller matrices instead of zeros.
 by profiling and is kept small on a CPU: the importance is summed in pieces that stay in cache; the kept channels are
 gathered once for dX, dW and dB; 1×1 convolutions are matrix products; where input and output have equal size, dX is
 computed as the forward convolution that it is, and dW as that convolution's weight gradient, whose kernels are faster
-for few channels; large inputs are computed in pieces of the batch, so that no temporary is as large as an activation.
+for few channels; both are products with one matrix, the kept planes of dY laid out once, where that is small; large
+inputs are computed in pieces of the batch, so that no temporary is as large as an activation.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PIECE = 1 << 20  # elements of x computed at once on a CPU if it has over 4 time
 SUMMED = 1 << 20  # elements of dY whose absolute values are held at once: 4 MiB, which a cache holds
 LANES = 16  # channels that a CPU's blocked layout rounds up to
 WORTH_REORDERING = 48  # idle lanes × kernel positions
+COLUMNS = 1 << 19  # elements of dY's planes, laid out once for each place of the kernel, that are held at once
+FEWEST, SHORTEST = 6, 256  # kept channels, and positions, from which laying them out pays on two cores
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by dimensions
 
 
@@ -188,6 +191,8 @@ def ungrouped(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry:
     """dX, and the kept rows of dW and dB, in pieces of the batch."""
     if _is_product(x, weight, len(channels), geometry):
         return _pointwise(dy, x, weight, channels, needs)
+    if _is_laid_out(x, dy, weight, len(channels), geometry):
+        return _laid_out(dy, x, weight, channels, geometry, needs)
     need_x, need_weight, need_bias = needs
     weight = weight.index_select(0, channels)
     mirrored, layout = _mirrors(x, dy, weight, geometry), _layout(x, weight)
@@ -261,6 +266,56 @@ def _pointwise(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, needs: N
             dw += (rows @ inputs.transpose(1, 2)).sum(0)
         dw = dw.view(-1, *weight.shape[1:])
     return dx, dw, kept_rows.sum((0, 2)) if need_bias else None
+
+
+def _is_laid_out(x: Tensor, dy: Tensor, weight: Tensor, keep: int, geometry: Geometry) -> bool:
+    """Whether dX and dW are products with the laid out planes of dY: 1.1 to 2 times as fast as kernels of convolution,
+    which compute the few channels that were kept as if they were blocks of 16.
+
+    It pays where the matrix has at most twice as many rows as x has channels, on the two threads on which it was
+    measured. Not below float32, as of `_is_product`.
+    """
+    rows = keep * weight[0, 0].numel()
+    if keep < FEWEST or rows == keep or rows > 2 * x.shape[1] or x[0, 0].numel() < SHORTEST:
+        return False
+    planes = not x.is_cuda and memory_format(x) is torch.contiguous_format and x.is_contiguous()
+    alike = all(step == 1 for step in geometry.stride) and x.shape[2:] == dy.shape[2:]
+    return planes and alike and x.dtype in (torch.float32, torch.float64) and torch.get_num_threads() <= 2
+
+
+def _laid_out(dy: Tensor, x: Tensor, weight: Tensor, channels: Tensor, geometry: Geometry, needs: Needs) -> Gradients:
+    """dX, and the kept rows of dW and dB, of a convolution whose output is as large as its input.
+
+    With dY in a frame of zeros as wide as the padding p, 2p = d·(k − 1), M[(o, u), i] = dY[o, i + d·u − p] of a sample
+    serves both: dX = W′·M and dW′ = M·Xᵀ, where W′ is W mirrored in space, W′[c, (o, u)] = W[o, c, k − 1 − u].
+    """
+    need_x, need_weight, need_bias = needs
+    space, kernel = x.shape[2:], weight.shape[2:]
+    mirrored = tuple(range(2, x.dim()))
+    rows, positions = len(channels) * math.prod(kernel), math.prod(space)
+    matrix = weight.index_select(0, channels).flip(mirrored).transpose(0, 1).reshape(1, -1, rows)
+    frame = [width for padding in reversed(geometry.padding) for width in (padding, padding)]
+    dx = torch.empty_like(x) if need_x else None
+    dw = weight.new_zeros(rows, x.shape[1])
+    db = weight.new_zeros(len(channels))
+    size = max(1, COLUMNS // (rows * positions))
+    for start in range(0, len(x), size):
+        piece = slice(start, start + size)
+        kept_rows = dy[piece].index_select(1, channels)
+        framed = F.pad(kept_rows, frame)
+        steps = framed.stride()[2:]
+        strides = [*framed.stride()[:2], *(d * step for d, step in zip(geometry.dilation, steps, strict=True)), *steps]
+        laid_out = framed.as_strided([*kept_rows.shape[:2], *kernel, *space], strides).reshape(-1, rows, positions)
+        if dx is not None:
+            torch.bmm(matrix.expand(len(laid_out), -1, -1), laid_out, out=dx[piece].flatten(2))
+        if need_weight:
+            dw += torch.bmm(laid_out, x[piece].flatten(2).transpose(1, 2)).sum(0)
+        if need_bias:
+            db += kept_rows.sum((0, *mirrored))
+    if not need_weight:
+        return dx, None, db if need_bias else None
+    dw = dw.view(len(channels), *kernel, x.shape[1]).movedim(-1, 1).flip(mirrored)
+    return dx, dw, db if need_bias else None
 
 
 def _gather(dy: Tensor, channels: Tensor) -> Tensor:

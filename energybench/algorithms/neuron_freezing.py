@@ -25,7 +25,7 @@ from energybench.algorithms.drop_in_layers import swap, swap_back
 from energybench.algorithms.equilibrium import LEAST_PROBE, RECURSIONS, SIMILARITIES, Motion, Probe
 from energybench.algorithms.frozen_layers import FROZEN, FrozenLayer, Held, zero_gradient
 from energybench.algorithms.neurons import Neurons, find
-from energybench.flops.work import BACKWARD, FORWARD, WEIGHT_GRADIENT, Line, Work
+from energybench.flops.work import BACKWARD, FORWARD, PROBE, WEIGHT_GRADIENT, Line, Work
 from energybench.papers.counting_rules import neq_saved
 from energybench.train.method import Method
 from energybench.train.passes import mean_epoch
@@ -282,7 +282,7 @@ class Freezing(Method):
             return changed
         looked, looks = self._probe.samples / every[0], self._probe.batches / every[1]
         looked_pairs = self._probe.samples**2 / self._probe.batches / every[2]
-        looks_again = [replace(line, phase="probe") for line in work.lines if line.phase == FORWARD]
+        looks_again = [replace(line, phase=PROBE) for line in work.plain if line.phase == FORWARD]
         return changed.add(*(line.times(looked, looks, looked_pairs) for line in looks_again))
 
     def saved_by_the_papers_rule(self) -> float:

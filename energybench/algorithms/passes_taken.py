@@ -11,26 +11,26 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from energybench.flops.work import FORWARD, Line, Work, micro_batches
-
-PROBE = "probe"  # the phase of a look
+from energybench.algorithms.epoch_counter import EpochCounter
+from energybench.flops.work import FORWARD, LOOK, PROBE, Line, Work, micro_batches
+from energybench.train.interface import TrainingRun
 
 
 class PassesTaken:
-    """Counts batches by their size.
+    """Counts batches by their size, in each epoch.
 
     handed: that came to the method, from plain training or from a layer further out
     given:  that it handed on in their place
     looked: of its own forward passes
-    in_steps: it does all that in steps, in which looks are cut into micro-batches as steps are, and run as the layers
-              further in have them; otherwise it chooses data, and looks at samples outside of steps
+    in_steps: it does all that in steps, in which looks are cut into micro-batches as steps are; otherwise it chooses
+              data, and looks at samples outside of steps
     """
 
-    def __init__(self, *, in_steps: bool = False) -> None:
+    def __init__(self, run: TrainingRun, *, in_steps: bool = False) -> None:
         self._in_steps = in_steps
-        self.handed: Counter[int] = Counter()
-        self.given: Counter[int] = Counter()
-        self.looked: Counter[int] = Counter()
+        self.handed: EpochCounter[int] = EpochCounter(run)
+        self.given: EpochCounter[int] = EpochCounter(run)
+        self.looked: EpochCounter[int] = EpochCounter(run)
 
     def replaced(self, handed: Iterable[int], given: Iterable[int]) -> None:
         """Batches of these sizes came, and batches of those were handed on."""
@@ -39,18 +39,26 @@ class PassesTaken:
 
     def instead(self, work: Work) -> Work:
         """The ledger with the passes that were given in place of those that were handed."""
-        if not self.handed:  # nothing was trained on
+        handed = self.handed.of(work)
+        if not handed:  # nothing was trained on
             return work
-        ratios = _ratios(self.given, self.handed, work.accumulate, work.accumulate)
+        ratios = _ratios(self.given.of(work), handed, work.accumulate, work.accumulate)
         stays = PROBE if self._in_steps else ""  # looks outside of steps are not fewer for fewer steps
         lines = tuple(line if line.phase == stays else line.times(*ratios) for line in work.lines)
         return replace(work, lines=lines)
 
     def looks(self, work: Work) -> tuple[Line, ...]:
-        """Lines of the looks, of a ledger in which `instead` has changed nothing yet."""
-        lines, pieces = (work.lines, work.accumulate) if self._in_steps else (work.plain, 1)
-        ratios = _ratios(self.looked, self.handed, pieces, work.accumulate)
-        return tuple(replace(line, phase=PROBE).times(*ratios) for line in lines if line.phase == FORWARD)
+        """Lines of the looks, in evaluation: whole, whatever layers further in make of the passes that train.
+
+        Looks outside of steps cost the same whenever they are, also in an epoch that a layer further in has skipped:
+        each epoch has the same share of all.
+        """
+        if self._in_steps:
+            phase, pieces, looked, handed = LOOK, work.accumulate, self.looked.of(work), self.handed.of(work)
+        else:
+            phase, pieces, looked, handed = PROBE, 1, self.looked.whole(), self.handed.whole()
+        ratios = _ratios(looked, handed, pieces, work.accumulate)
+        return tuple(replace(line, phase=phase).times(*ratios) for line in work.plain if line.phase == FORWARD)
 
 
 def samples_of(sizes: Counter[int]) -> int:

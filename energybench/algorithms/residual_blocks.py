@@ -18,7 +18,8 @@ y = x + s·(σ(x + f(x)) − x).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class ResidualBlock:
     scale:  s in training, where it is kept
     scale_in_evaluation: s there, of a block with an end
     counts: whether its calls in training are tallied now
+    epoch: of which they are
     """
 
     name: str
@@ -60,16 +62,23 @@ class ResidualBlock:
     scale: float = 1.0
     scale_in_evaluation: float = 1.0
     counts: bool = False
+    epoch: int = 0
     _end_scale: float = 1.0  # of the call that runs
     # Σ over its calls of what it was given, in elements n of x: n, 1 and n²; all calls, and those that were computed.
-    _asked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    _computed: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    _asked: dict[int, list[float]] = field(default_factory=dict)  # by epoch
+    _computed: dict[int, list[float]] = field(default_factory=dict)
 
-    def shares(self) -> tuple[float, float, float]:
-        """Of its calls in training, what was computed: shares of their samples, of the calls, of pairs of samples."""
-        first, second, third = (
-            done / all_ if all_ else 1.0 for done, all_ in zip(self._computed, self._asked, strict=True)
+    def shares(self, epochs: Iterable[int] | None = None) -> tuple[float, float, float]:
+        """Of its calls in training, what was computed: shares of their samples, of the calls, of pairs of samples.
+
+        epochs: in which; None: in all
+        """
+        numbers = list(self._asked) if epochs is None else [each for each in epochs if each in self._asked]
+        asked, computed = (
+            [math.fsum(sums[number][part] for number in numbers) for part in range(3)]
+            for sums in (self._asked, self._computed)
         )
+        first, second, third = (done / all_ if all_ else 1.0 for done, all_ in zip(computed, asked, strict=True))
         return first, second, third
 
     def holds(self, module: str) -> bool:
@@ -98,8 +107,8 @@ class ResidualBlock:
 
     def _tally(self, elements: int, computed: bool) -> None:
         for number, amount in enumerate((elements, 1, elements**2)):
-            self._asked[number] += amount
-            self._computed[number] += amount * computed
+            self._asked.setdefault(self.epoch, [0.0, 0.0, 0.0])[number] += amount
+            self._computed.setdefault(self.epoch, [0.0, 0.0, 0.0])[number] += amount * computed
 
     def _returned(self, y: Tensor) -> Any:
         if self.several is None:

@@ -127,21 +127,31 @@ _PER_SAMPLE = ("flop", "sample_b")
 _Table = dict[_Key, dict[_Part, float]]
 
 
-def remade(work: Work, plain: Lines, variants: Sequence[Variant]) -> Work:
+def remade_model(work: Work, plain: Lines, changed: Lines) -> Work:
+    """`remade` for another model, which passes in evaluation run, too."""
+    variants = [Variant(1.0, 1.0, changed)]
+    also = remade(replace(work, lines=work.plain), plain, variants)
+    return replace(remade(work, plain, variants), plain=also.lines)
+
+
+def remade(work: Work, plain: Lines, variants: Sequence[Variant], unchanged: str = "") -> Work:
     """A ledger in which every line is as much larger or smaller as it is from the plain trace to the variants' mean.
 
-    Lines are found by module, operator and phase; those of a phase that no trace has, such as a probe's, change as the
+    Lines are found by module, operator and phase; those of a phase that no trace has, such as a look's, change as the
     forward does. What the variants have and the plain trace has not is added.
 
     Args:
         plain: of plain training
         variants: whose shares add up to one
+        unchanged: a phase whose lines stay
     """
     before = _table([(1.0, 1.0, plain)])
     after = _table([(each.samples, each.steps, each.lines) for each in variants])
     phases = {phase for _, _, phase in before}
 
     def changed(line: Line) -> Line:
+        if line.phase == unchanged:
+            return line
         key = (line.module, line.op, line.phase if line.phase in phases else FORWARD)
 
         def scaled(part: _Part, value: float) -> float:

@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def side_by_side(pieces: Sequence[tuple[int, Callable[[], Result]]]) -> list[Result]:
+def side_by_side(pieces: Sequence[tuple[int, Callable[[], Result]]], device: torch.device) -> list[Result]:
     """What each piece gives, in their order; as many run at once as torch has threads, the largest first.
 
     One after the other on a card, whose work is a queue, and where a mode watches torch's operations, as a counter of
@@ -35,9 +35,11 @@ def side_by_side(pieces: Sequence[tuple[int, Callable[[], Result]]]) -> list[Res
 
     Args:
         pieces: (how many elements it looks at, what is called); no two may touch the same tensor or generator
+        device: where their tensors are
     """
     threads = min(torch.get_num_threads(), len(pieces))
-    if threads < 2 or sum(size for size, _ in pieces) < WORTH or is_in_torch_dispatch_mode():
+    small = sum(size for size, _ in pieces) < WORTH
+    if device.type != "cpu" or threads < 2 or small or is_in_torch_dispatch_mode():
         with torch.no_grad(), one_thread():
             return [piece() for _, piece in pieces]
     largest_first = sorted(range(len(pieces)), key=lambda number: -pieces[number][0])

@@ -11,18 +11,22 @@ samples it has (weights made from weights: a merged LoRA, a hypernetwork, tables
 of a step's samples (similarities across the batch).
 
 Phases: `forward`; `weight_gradient` (dW), `input_gradient` (dX); `recompute`, the forward that checkpointing runs again
-in the backward; a method may add others, such as `probe`.
+in the backward; a method may add others. Of those three are forward passes of the model in evaluation, which choose
+what is trained on: `presample` and `look` within a step, of the batch as layers further out have left it, and `probe`
+outside of steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 FORWARD, WEIGHT_GRADIENT, INPUT_GRADIENT = "forward", "weight_gradient", "input_gradient"
 RECOMPUTE = "recompute"
+PRESAMPLE, LOOK, PROBE = "presample", "look", "probe"
+IN_EVALUATION = frozenset({PRESAMPLE, LOOK, PROBE})
 BACKWARD = frozenset({WEIGHT_GRADIENT, INPUT_GRADIENT})
 _AFTER_LOSS = BACKWARD | {RECOMPUTE}
 
@@ -83,6 +87,22 @@ class Line:
         moved_b = self.moved_b(batch)
         return self.flop_in(batch) / moved_b if moved_b else math.inf
 
+    def plus(self, other: Line) -> Line:
+        """The work of both, which are of one operation."""
+
+        def added(one: dict[str, float], more: dict[str, float]) -> dict[str, float]:
+            return {operand: one.get(operand, 0.0) + more.get(operand, 0.0) for operand in {**one, **more}}
+
+        return replace(
+            self,
+            flop=self.flop + other.flop,
+            sample_b=added(self.sample_b, other.sample_b),
+            step_b=added(self.step_b, other.step_b),
+            step_flop=self.step_flop + other.step_flop,
+            pair_flop=self.pair_flop + other.pair_flop,
+            pair_b=added(self.pair_b, other.pair_b),
+        )
+
     def times(self, ratio: float, steps: float | None = None, pairs: float | None = None) -> Line:
         """The same line for so many times the samples, in so many times the steps, with so many times their pairs.
 
@@ -113,8 +133,9 @@ class Work:
     accumulate: micro-batches that a step is cut into, each of which reads the parameters again
     sizes:      (samples of a step, passes of that size in an epoch), where an epoch is no single pass over the data;
                 empty: as `samples` and `batch` have it
-    plain:      the lines that it began with, as plain training has them: what a pass outside of steps costs, whatever
-                methods have made of the passes in steps
+    plain:      the lines that it began with, as plain training has them: what a pass in evaluation costs, whatever
+                methods have made of those that train. One that changes the model changes these too
+    of_epochs:  the numbers of the epochs whose work it is; None: the run's
     """
 
     lines: tuple[Line, ...]
@@ -124,6 +145,7 @@ class Work:
     accumulate: int = 1
     sizes: tuple[tuple[float, float], ...] = ()
     plain: tuple[Line, ...] = field(default=(), repr=False, compare=False)
+    of_epochs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.plain:
@@ -144,6 +166,23 @@ class Work:
         scaled = tuple(line.times(backward_rel) if line.phase in _AFTER_LOSS else line for line in lines)
         samples = math.fsum(size * times for size, times in sizes)
         return cls(lines if backward_rel == 1 else scaled, epochs, samples, batch, accumulate, sizes)
+
+    @classmethod
+    def together(cls, parts: Sequence[Work]) -> Work:
+        """The work of all of these, whose epochs may differ in lines, samples and steps, as that of epochs like the
+        first part's: every line is as much larger or smaller."""
+        first = parts[0]
+        epochs = math.fsum(part.epochs for part in parts)
+        samples, (passes, pairs) = first.samples, first.passes()
+        lines: dict[tuple[str, str, str], Line] = {}
+        for part in parts:
+            has_passes, has_pairs = part.passes()
+            ratios = ((part.samples, samples), (has_passes, passes), (has_pairs, pairs))
+            shares = [part.epochs * one / (epochs * all_) if epochs and all_ else 0.0 for one, all_ in ratios]
+            for line in part.lines:
+                key, scaled = (line.phase, line.module, line.op), line.times(*shares)
+                lines[key] = lines[key].plus(scaled) if key in lines else scaled
+        return replace(first, lines=tuple(lines.values()), epochs=epochs, of_epochs=None)
 
     @property
     def flop(self) -> float:

@@ -55,6 +55,8 @@ class Method:
     runs: ClassVar[frozenset[str] | None] = None  # passes left when it replaces `gradients`: "forward", "backward"
     # Points between estimate and count that are expected, with the reason; None takes the suite's `estimate_gap`.
     gap_because: str | None = None
+    # True: it changes with the epochs, and its `estimate` answers for those that `work.of_epochs` names.
+    by_epoch: ClassVar[bool] = False
     # False: it takes every step and every sample that plain training takes, so that a matched control would be plain
     # training itself; None: its tally shows it.
     trains_less: ClassVar[bool | None] = None
@@ -67,6 +69,8 @@ class Method:
     # True: what layers do or are given differs from pass to pass, which code that was compiled or recorded would miss.
     # More steps of it are counted.
     passes_differ: ClassVar[bool] = False
+    # True: code that it generates computes the model's passes.
+    compiles: ClassVar[bool] = False
     # The precision in which it trains in place of the recipe's, "bf16" or "fp16"; None: the recipe's.
     trains_in: str | None = None
 
@@ -88,8 +92,8 @@ class Method:
     def setup(self, run: TrainingRun) -> None:
         """Once, before the first step: swap modules, add hooks, allocate. The innermost layer's comes first.
 
-        It draws from `run.rng` alone, never from torch's own stream, which initialised the model. To compile, call
-        `run.model.compile()` here, and undo it in `finish`.
+        It draws from `run.rng` alone, never from torch's own stream, which initialised the model. To compile is a
+        method of its own: `run.model.compile()` here leaves torch's own containers uncompiled, and says nothing.
 
         Raises:
             ValueError: where the run cannot be trained by this method; the message ends the trial.

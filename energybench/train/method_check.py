@@ -34,7 +34,7 @@ WORDS = {
 }
 DECLARATIONS = (
     *(*WORDS, "gap_because", "trains_less", "swaps_unless", "example", "acted", "differs_on_devices"),
-    *("trains_in", "passes_differ"),
+    *("trains_in", "passes_differ", "compiles", "by_epoch"),
 )
 # Members that never give None.
 GIVING = (

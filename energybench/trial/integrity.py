@@ -58,6 +58,7 @@ class Picture:
             if isinstance(owner, type) and issubclass(owner, torch.optim.Optimizer):
                 _wrap_step(owner)
         self._seen = {name: _code(owner) for name, owner in self._owners.items()}
+        self._inherited = {name: _inherited(owner) for name, owner in self._owners.items() if isinstance(owner, type)}
         self._torch = {name: getattr(torch, name) for name in OF_TORCH}
 
     def replaced(self) -> Iterator[str]:
@@ -68,7 +69,10 @@ class Picture:
                 if now.get(each) is not before[each] and not _wrapped_by_torch(now.get(each), before[each]):
                     yield f"{name}.{each}"
             if isinstance(self._owners[name], type):
-                yield from (f"{name}.{each}" for each in now.keys() - before.keys() if each not in ADDED_BY_PYTHON)
+                from_parents = self._inherited[name]
+                for each in now.keys() - before.keys() - {*ADDED_BY_PYTHON}:
+                    if each not in from_parents or not _wrapped_by_torch(now[each], from_parents[each]):
+                        yield f"{name}.{each}"
         yield from (f"torch.{name}" for name, value in self._torch.items() if getattr(torch, name, None) is not value)
         if type(self._task) is not self._kind:
             yield "the task's class"
@@ -102,7 +106,8 @@ def _wrapped_by_torch(now: Any, before: Any) -> bool:
         return False
     if now.__code__.co_name not in WRAPPERS[module] or now.__code__ not in _codes_in_file(module):
         return False
-    return any(cell.cell_contents is before for cell in now.__closure__ or ())
+    inside = [cell.cell_contents for cell in now.__closure__ or ()]
+    return any(each is before or _wrapped_by_torch(each, before) for each in inside)  # what a parent has, wrapped twice
 
 
 def _codes_in_file(module: str) -> Iterator[types.CodeType]:
@@ -118,6 +123,11 @@ def _codes_in_file(module: str) -> Iterator[types.CodeType]:
 
 def _name(owner: Any) -> str:
     return owner.__name__ if isinstance(owner, types.ModuleType) else f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _inherited(kind: type) -> dict[str, Any]:
+    """What a class has from its parents."""
+    return {name: value for parent in reversed(kind.__mro__[1:]) for name, value in _code(parent).items()}
 
 
 def _code(owner: Any) -> dict[str, Any]:

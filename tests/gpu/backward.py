@@ -74,7 +74,7 @@ def sparse(card: Card, results: Results, shape: Shape, *, narrow: bool, last: bo
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     with torch.autocast(card.device.type, torch.bfloat16, enabled=narrow):
         refused = module().refuse(layer, x, batch * side * side, channels_kept(out, DROP))
-    timed = facts_of(layer, x, batch * side * side, channels_kept(out, DROP), narrow, medians)
+        priced = module().prices(layer, x, batch * side * side, channels_kept(out, DROP))
     results.row(
         f"ssProp at {100 * DROP:g} % drop",
         layer=f"{kernel}×{kernel}, {into} to {out}, {batch} of {side}×{side}",
@@ -86,18 +86,7 @@ def sparse(card: Card, results: Results, shape: Shape, *, narrow: bool, last: bo
         most=found["most"],
         auto="dense" if refused else "sparse",
     )
-    return timed
-
-
-def facts_of(layer: Any, x: Tensor, positions: int, keep: int, narrow: bool, seconds: dict[str, float]) -> Timed:
-    """What `refuse` computes of a layer before it looks at the constants of the machine."""
-    ssprop, weight = module(), layer.weight
-    half = ssprop.LANES // 2
-    computed = min(len(weight), -(-keep // half) * half)
-    flop = 2.0 * positions * weight.numel() * (x.requires_grad + weight.requires_grad)
-    saved = flop * max(0.0, 1 - ssprop.FEW_SLOWER * computed / len(weight))
-    factor = (2 if any(step > 1 for step in getattr(layer, "stride", ())) else 1) * (2 if narrow else 1)
-    return Timed(saved, positions * len(weight), factor, seconds["dense"], seconds["sparse"])
+    return Timed(priced.saved, priced.chosen, priced.factor, medians["dense"], medians["sparse"])
 
 
 def fit_refuse(results: Results, layers: list[Timed]) -> None:

@@ -1,7 +1,8 @@
 """Part 7. What goes wrong on a card, as records: its memory is not enough, its context is lost, Ctrl-C.
 
-The memory is really asked for, more than any card has. The loss of a context is simulated: the error that CUDA raises
-is raised by a method; the card is not harmed. Ctrl-C is the signal.
+The memory is really asked for, more than any card has. The context is really lost: a kernel looks beyond the end of a
+tensor, as a label that no class has makes it; the process can use the card no more, every other one can. On a fake card
+a method raises the error that CUDA raises. Ctrl-C is the signal.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gpu.results import Results
 
 from energybench.records.reader import read_folder
 
-SIMULATED = "CUDA error: an illegal memory access was encountered (simulated)"
+ASSERTED = "device-side assert triggered"
 METHODS = f'''"""a: breaks in its own way"""
 
 import time
@@ -44,10 +45,13 @@ class Hungry(Breaks):
 
 
 class Lost(Breaks):
-    """lost: what CUDA raises when a context is lost"""
+    """lost: its context is"""
 
     def breaks(self, run):
-        raise RuntimeError("{SIMULATED}")
+        if run.device.type == "cpu":
+            raise RuntimeError("CUDA error: {ASSERTED} (simulated)")
+        torch.zeros(4, device=run.device)[torch.full((4,), 99, device=run.device)]
+        torch.cuda.synchronize()
 
 
 class Holds(Breaks):
@@ -60,7 +64,8 @@ class Holds(Breaks):
 
 
 def measure(card: Card, results: Results) -> None:
-    results.fact("the lost context is", "simulated: a method raises CUDA's error")
+    lost = "simulated: a method raises CUDA's error" if card.fake else "real: a kernel looked beyond a tensor's end"
+    results.fact("the lost context is", lost)
     folder = Path.cwd() / "runs" / "failures"
     shutil.rmtree(folder.parent / "failures", ignore_errors=True)
     broken(card, results, folder / "broken")
@@ -108,7 +113,7 @@ def broken(card: Card, results: Results, folder: Path) -> None:
         results.check(what, trial.status == status and word in (trial.reason or ""), f"{trial.status}: {trial.reason}")
 
     check("a card's memory that is not enough is recorded as such", "hungry", "out_of_memory")
-    check("a lost context (simulated) is recorded with what CUDA said", "lost", "failed", "illegal memory access")
+    check("a lost context is recorded with what CUDA said", "lost", "failed", ASSERTED)
     check("the trial beside them is whole", "baseline", "ok")
 
 

@@ -11,8 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from energybench.common.processes import die_with
 
 ENDING_S = 12.0  # that a run may take to close its records when it is told to end
 
@@ -39,6 +42,7 @@ def run(suite: Path, limit_s: float, until: Callable[[], bool] = lambda: False) 
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=partial(die_with, os.getpid(), signal.SIGINT),  # a part that is killed leaves no run behind
         )
         interrupted = False
         try:

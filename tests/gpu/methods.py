@@ -7,10 +7,12 @@ a verdict), whatever a step takes here. Where CIFAR-10 is not on the machine the
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from gpu import counter, harness
+from gpu import harness
 from gpu.card import Card
 from gpu.results import Results
 
@@ -51,7 +53,7 @@ def measure(card: Card, results: Results) -> None:
     results.fact("pixels", "CIFAR-10" if real else "made up (no CIFAR-10 here), so that no accuracy means anything")
     folder = Path.cwd() / "runs" / "methods"
     shutil.rmtree(folder, ignore_errors=True)
-    trained_s, step_s = lengths(card)
+    trained_s, step_s = lengths(card, results.left_s / 4)
     samples = card.size(min(50_000, max(4 * BATCH, int(trained_s / EPOCHS / step_s) * BATCH)), 64)
     steps = samples / card.size(BATCH, SMOKE_BATCH)
     epochs = max(EPOCHS, 2 * round(trained_s / 2 / step_s / steps))  # even: every second one is skipped
@@ -77,12 +79,17 @@ def has_cifar() -> bool:
     return (root is not None and any(root.rglob("cifar-10-batches-py"))) or data_folder.of("cifar10") is not None
 
 
-def lengths(card: Card) -> tuple[float, float]:
-    """(seconds that plain training is to take, of which there are 15 in a short run; seconds of its step)."""
-    step = counter.training(card)
-    card.repeated(step, card.size(1.0, 0.02))
-    count = card.size(50, 10)
-    step_s = card.elapsed_s(lambda: [step() for _ in range(count)]) / count
+def lengths(card: Card, limit_s: float) -> tuple[float, float]:
+    """(seconds that plain training is to take, of which there are 15 in a short run; seconds of its step).
+
+    The step is timed in a process that ends: this one's context on the card would make every trial one beside which
+    another process has used the card.
+    """
+    kind = "fake" if card.fake else "real"
+    timed = subprocess.run(
+        [sys.executable, "-m", "gpu.step_time", kind], timeout=limit_s, stdout=subprocess.PIPE, text=True, check=True
+    )
+    step_s = float(timed.stdout.split()[-1])
     try:
         tick_s = infer_tick(card.sensors.energy_j, REAL_TIME).seconds
     except SensorError:

@@ -3,7 +3,8 @@
     bare         a loop as a person writes it: batch, forward, loss, backward, update
     metered      the same loop inside one window of the card's meter
     harness      energybench's own loop inside such a window: what a trial is
-    codecarbon   the bare loop inside CodeCarbon's offline tracker, once a second, writing nothing
+    codecarbon   the bare loop inside CodeCarbon's offline tracker, which looks LOOK_S apart and writes nothing: by
+                 default it looks 15 s apart, which is after these loops have ended
     zeus         the bare loop inside one window of Zeus's monitor
 
 Only the loop is timed, not what a tracker takes to start and to stop.
@@ -29,6 +30,7 @@ from energybench.workloads.tasks.classification import Classification
 
 STEPS_S = (0.001, 0.010, 0.050)
 LOOP_S = 0.5  # of one side in one round
+LOOK_S = 0.2  # between two looks of CodeCarbon
 LR = 1e-3
 BATCHES, INTO = 32, 64  # of an epoch; features of a sample: so that the data of the largest batch are a gigabyte
 Side = Callable[[], float]
@@ -144,7 +146,11 @@ def codecarbon(loop: Callable[[], Any], card: Card) -> Any:
     from codecarbon import OfflineEmissionsTracker
 
     tracker = OfflineEmissionsTracker(
-        country_iso_code="FRA", output_methods=[], log_level="critical", measure_power_secs=1, allow_multiple_runs=True
+        country_iso_code="FRA",
+        output_methods=[],
+        log_level="critical",
+        measure_power_secs=LOOK_S,
+        allow_multiple_runs=True,
     )
     tracker.start()
     found = loop()

@@ -3,14 +3,19 @@ number of it can be taken for a measurement. What a part computes of what it saw
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import PATIENCE_S
 from gpu import parts, wheels
 from gpu.card import Card
 from gpu.conftest import POWER_W
@@ -105,6 +110,29 @@ def test_a_part_whose_process_dies_says_with_which_code(part_that: Any) -> None:
     assert found["facts"] == {"seen_w": 3.0}
 
 
+def test_a_part_that_is_killed_leaves_no_run_behind(tmp_path: Path) -> None:
+    program = tmp_path / "runs-until-told"
+    program.write_text("#!/bin/sh\ntrap 'touch ended; exit' INT\ntouch began\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    code = f"import sys; sys.executable = {str(program)!r}\nfrom pathlib import Path\nfrom gpu import harness\n"
+    code += f"harness.run(Path({str(tmp_path / 's.toml')!r}), 600)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(parts.TESTS), str(parts.ROOT)])}
+    part = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    try:
+        wait_until((tmp_path / "began").exists)
+    finally:
+        part.kill()
+        part.wait()
+    wait_until((tmp_path / "ended").exists)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_a_page_without_a_fake_says_nothing_of_one(tmp_path: Path) -> None:
     results = Results(tmp_path / "1-counter.json", "counter", "Counters", 10.0, fake=False)
     results.machine(sensors={"name": "Some Card", "driver": "1.2"})
@@ -162,10 +190,10 @@ def test_fitted_constants_let_in_just_the_layers_that_pay() -> None:
     assert under(layers, 0.0, 0.0).let_in == len(layers)
 
 
-def test_the_fit_looks_at_what_the_rule_looks_at() -> None:
-    """With the constants of a processor in place of a card's, both decide alike, on both sides of the border."""
+def test_the_fit_decides_as_the_rule_does() -> None:
+    """With the constants of a processor in place of a card's, on both sides of the border."""
     import torch
-    from gpu.backward import NEAR, Card, facts_of, input_of, module
+    from gpu.backward import NEAR, Card, input_of, module
     from torch import nn
 
     from energybench.algorithms.channel_sparse import channels_kept
@@ -179,9 +207,9 @@ def test_the_fit_looks_at_what_the_rule_looks_at() -> None:
                 layer = SPARSE[nn.Conv2d].from_dense(nn.Conv2d(into, out, kernel, stride, padding=kernel // 2))
                 x = input_of(card, (batch, into, side, side), order, narrow=False, learns=into > 3)
                 positions, keep = batch * (side // stride) ** 2, channels_kept(out, 0.8)
-                timed = facts_of(layer, x, positions, keep, False, {"dense": 1.0, "sparse": 1.0})
-                element = ssprop.ROWS_FLOP if last and into > 1 else ssprop.PLANES_FLOP
-                lets_in = timed.lets_in(ssprop.CALLS_FLOP * torch.get_num_threads(), element)
+                priced = ssprop.prices(layer, x, positions, keep)
+                timed = Timed(priced.saved, priced.chosen, priced.factor, dense_s=1.0, sparse_s=1.0)
+                lets_in = timed.lets_in(priced.calls, priced.element)
                 assert lets_in == (not ssprop.refuse(layer, x, positions, keep))
                 decided.add(lets_in)
     assert decided == {True, False}
@@ -197,8 +225,10 @@ def test_gpt2_has_as_many_tensors_and_elements_as_published() -> None:
 
 def test_the_wheels_are_all_that_a_machine_with_torch_lacks() -> None:
     """Whatever energybench, and what it is compared with, needs is there, is fetched, or is of Python itself."""
-    known = {wheels.alike(name.split("==")[0]) for name in (*wheels.NEEDED, *wheels.COMPARED, *wheels.THERE)}
-    fetched = [name.split("==")[0] for name in (*wheels.NEEDED, *wheels.COMPARED)]
+    known = {
+        wheels.alike(name.split("==")[0]) for name in (*wheels.NEEDED, *wheels.TESTED, *wheels.COMPARED, *wheels.THERE)
+    }
+    fetched = [name.split("==")[0] for name in (*wheels.NEEDED, *wheels.TESTED, *wheels.COMPARED)]
     wanted = set()
     for name in ["energybench", *fetched]:
         try:
@@ -212,9 +242,31 @@ def test_the_wheels_are_all_that_a_machine_with_torch_lacks() -> None:
     assert {"pydantic", "codecarbon", "fvcore"} <= wanted
 
 
+def test_what_these_tests_import_is_on_a_machine_with_the_wheels() -> None:
+    """Whatever a file of tests/gpu imports, or one of tests/ that it imports, or the conftest of all tests."""
+    known = {wheels.alike(name.split("==")[0]) for name in (*wheels.NEEDED, *wheels.TESTED, *wheels.THERE)}
+    names = metadata.packages_distributions()
+    asked = [parts.TESTS / "conftest.py", *(parts.TESTS / "gpu").glob("*.py")]
+    seen: set[Path] = set()
+    outside: set[str] = set()
+    while asked:
+        file = asked.pop()
+        seen.add(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                path = parts.TESTS / (module.replace(".", "/") + ".py")
+                asked += [path] if path.exists() and path not in seen else []
+                top = module.partition(".")[0]
+                outside |= {wheels.alike(name) for name in names.get(top, [])} if not path.exists() else set()
+    assert outside - known - {"energybench", "codecarbon", "zeus"} == set()
+    assert {"torch", "pytest", "hypothesis"} <= outside
+
+
 def test_wheels_have_the_versions_that_are_pinned_here() -> None:
     constraints = (parts.ROOT / "constraints.txt").read_text(encoding="utf-8")
-    found = wheels.pinned([*wheels.NEEDED, *wheels.COMPARED], constraints)
+    found = wheels.pinned([*wheels.NEEDED, *wheels.TESTED, *wheels.COMPARED], constraints)
     assert all(name.count("==") == 1 for name in found)
     assert wheels.pinned(["Some.Name"], "# of\nsome_name==1.5\n") == ["Some.Name==1.5"]
     with pytest.raises(ValueError, match="no version of: other"):

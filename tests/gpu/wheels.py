@@ -1,7 +1,7 @@
 """`make gpu-wheels`: what a machine with a card, torch and the usual scientific packages lacks, as wheels in a folder.
 
-For Python 3.12 on x86-64 Linux, whatever runs this; at the versions of constraints.txt. No dependency is fetched that
-does not stand here, so that nothing takes the place of the machine's own torch and numpy.
+For Python 3.12, or PYTHON_VERSION, on x86-64 Linux, whatever runs this; at the versions of constraints.txt. No
+dependency is fetched that does not stand here, so that nothing takes the place of the machine's own torch and numpy.
 """
 
 from __future__ import annotations
@@ -28,6 +28,17 @@ NEEDED = (  # by energybench itself
     "typing-inspection",
     "typing_extensions",
     "yacs",
+)
+TESTED = (  # by tests/gpu, and by what of tests/ they stand on
+    "hypothesis",
+    "iniconfig",
+    "packaging",
+    "pluggy",
+    "py-cpuinfo2",
+    "Pygments",
+    "pytest",
+    "pytest-benchmark",
+    "sortedcontainers",
 )
 COMPARED = (  # CodeCarbon and Zeus, whose loops stand beside ours, and what they import
     "annotated-doc",
@@ -78,7 +89,7 @@ PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1)] + [
     "manylinux2014_x86_64",
     "manylinux1_x86_64",
 ]
-FOR = ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp"]
+FOR = ["--only-binary=:all:", "--implementation", "cp"]
 QUIET = ["--quiet", "--disable-pip-version-check", "--no-deps"]
 
 
@@ -97,8 +108,8 @@ def alike(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def main(folder: str) -> None:
-    names = pinned([*NEEDED, *COMPARED], (ROOT / "constraints.txt").read_text(encoding="utf-8"))
+def main(folder: str, python: str = "3.12") -> None:
+    names = pinned([*NEEDED, *TESTED, *COMPARED], (ROOT / "constraints.txt").read_text(encoding="utf-8"))
     built = [name for name in names if name.split("==")[0] in BUILT]
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     pip = [sys.executable, "-m", "pip"]
@@ -106,7 +117,9 @@ def main(folder: str) -> None:
     for old in Path(folder).glob("*.whl"):  # two versions of one package would stop the installation
         old.unlink()
     fetched = [name for name in names if name not in built]
-    subprocess.run([*pip, "download", *QUIET, *FOR, *platforms, "--dest", folder, *fetched], check=True)
+    subprocess.run(
+        [*pip, "download", *QUIET, *FOR, "--python-version", python, *platforms, "--dest", folder, *fetched], check=True
+    )
     with tempfile.TemporaryDirectory() as place:
         subprocess.run([*pip, "wheel", *QUIET, "--wheel-dir", place, *built], check=True)
         for wheel in Path(place).glob("*.whl"):
@@ -119,4 +132,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support import CPU, assert_same_state, digits, make_run, state, tiny_cnn
+from test_method_members import method_named
 from torch import Tensor, nn
 
 from energybench.common.errors import UsageError
@@ -293,6 +294,13 @@ def test_a_compiled_model_is_refused_in_words():
     run.model.compile(backend="eager")
     with pytest.raises(ValueError, match="CUDA graphs of its own"):
         run.train()
+
+
+@pytest.mark.parametrize("names", [["compile", "cuda_graphs"], ["cuda_graphs", "compile"]])
+def test_beside_compile_it_is_refused_before_a_step(names: list[str]):
+    made = {"compile": method_named("compile", backend="eager"), "cuda_graphs": on_card()}
+    with pytest.raises(UsageError, match="CUDA graphs of its own"):
+        make_run([made[name] for name in names])
 
 
 def test_what_cannot_be_recorded_is_said_in_words(monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import permutations
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,10 @@ from energybench.runner.tracing import trace_task
 from energybench.train.method import Method
 from energybench.train.recipe import Recipe
 from energybench.trial.counting_layer import StepCounter
+from energybench.trial.estimate import works
 from energybench.workloads.tasks.classification import Classification
 
+RUN: Any = SimpleNamespace(epoch_number=1)
 SAMPLES, BATCH, EPOCHS = 100, 16, 5  # the last batch of a pass is smaller
 VALUES = {
     "batch_growth": {"at": [0.5]},
@@ -60,16 +64,14 @@ def test_the_estimate_of_two_meets_the_count(names):
     methods, counter = [made(name) for name in names], StepCounter(10**9)
     run = make_run(methods, data=digits(SAMPLES), counter=counter, epochs=EPOCHS, batch=BATCH)
     run.train()
-    work = plain()
-    for method in reversed(methods):  # innermost first
-        work = method.estimate(work)
+    _, work = works(plain().lines, run)
     assert work.flop == pytest.approx(counter.result(run).counted_flop, abs=1e-3 * plain().flop)
 
 
 def test_what_each_of_two_left_out_multiplies():
     """Half of 40 samples are handed on, and a quarter of those: an eighth."""
     work = Work((Line("forward", "a", "linear", 5.0, step_flop=7.0, pair_flop=1.0),), epochs=1, samples=40, batch=10)
-    outer, inner = PassesTaken(), PassesTaken()
+    outer, inner = PassesTaken(RUN), PassesTaken(RUN)
     outer.replaced([10] * 4, [10] * 2)
     inner.replaced([10] * 2, [5])
     changed = outer.instead(inner.instead(work))
@@ -81,11 +83,11 @@ def test_a_look_outside_of_steps_costs_what_plain_training_s_forward_does():
     """Whatever a layer further in has made of the forwards in steps, and however often those were left out."""
     work = Work((Line("forward", "a", "linear", 5.0),), epochs=2, samples=40, batch=10)
     thinned = work.change(lambda line: 0.1)
-    look = PassesTaken()
+    look = PassesTaken(RUN)
     look.replaced([10] * 8, [10] * 8)
-    look.looked[40] += 2
+    look.looked.add(40, 2)
     assert look.looks(thinned)[0].flop * 2 * 40 == pytest.approx(5.0 * 2 * 40)
-    choosing = PassesTaken(in_steps=True)
+    choosing = PassesTaken(RUN, in_steps=True)
     choosing.replaced([10] * 8, [10] * 4)
     kept = choosing.instead(thinned.add(*look.looks(thinned)))
     assert kept.by_phase() == pytest.approx({"forward": 0.1 * 5.0 * 40, "probe": 5.0 * 2 * 40})
@@ -95,7 +97,7 @@ def test_a_look_outside_of_steps_costs_what_plain_training_s_forward_does():
 def test_micro_batches_are_passes_of_their_own(accumulate):
     """One step of 10 samples in place of two of 5."""
     work = Work((Line("forward", "a", "linear", 0.0, step_flop=1.0),), 1, samples=10, batch=5, accumulate=accumulate)
-    passes = PassesTaken()
+    passes = PassesTaken(RUN)
     passes.replaced([5, 5], [10])
     assert work.flop == 2 * accumulate
     assert passes.instead(work).flop == pytest.approx(accumulate)
@@ -103,4 +105,4 @@ def test_micro_batches_are_passes_of_their_own(accumulate):
 
 def test_where_nothing_was_trained_on_the_ledger_stays():
     work = Work((Line("forward", "a", "linear", 5.0),), epochs=0, samples=40, batch=10)
-    assert PassesTaken().instead(work) == work
+    assert PassesTaken(RUN).instead(work) == work

@@ -123,6 +123,22 @@ def test_the_estimate_is_what_is_counted(accumulate):
     assert counted[0] < 0.9 * counted[1]
 
 
+def test_where_steps_differ_a_small_budget_still_counts_them_all():
+    """18 steps with a budget of 6: of plain training's, which are all alike, one in each epoch is counted, and the very
+    first; of these every one, since one's layers say nothing of another's."""
+    seen, errors = [], []
+    for stack in ([layer_drop(drop=0.4)], []):
+        counter = StepCounter(6)
+        run = make_run(stack, deep(3), digits(96), counter=counter, epochs=6)
+        run.train()
+        found = counter.result(run)
+        seen.append(sum(kind.counted_steps for kind in found.keys.values()))
+        errors.append(found.counted_error_flop)
+    assert seen[0] == 18
+    assert seen[1] in (6, 7)
+    assert errors == [0, 0]
+
+
 def test_both_ways_of_dropping_stack_and_leave_the_model_as_it_was():
     """A layer runs where both keep it, and each has a stream of its own."""
     outer, inner = layer_drop(drop=0.5), method_named("stochastic_depth", keep_last=0.4)

@@ -123,7 +123,7 @@ def test_its_estimate_is_a_forward_for_all_and_a_step_for_those_chosen(accumulat
     share = made.diagnostics()["share"]
     estimated = made.estimate(plain)
     assert estimated.flop == pytest.approx(share * plain.flop + plain.by_phase()["forward"])
-    assert estimated.by_phase()["probe"] == pytest.approx(plain.by_phase()["forward"])
+    assert estimated.by_phase()["look"] == pytest.approx(plain.by_phase()["forward"])
 
 
 def test_who_waits_is_let_go_when_samples_change_their_shape():

@@ -57,7 +57,8 @@ def test_a_skipped_epoch_of_resnet_50_fits_and_draws_every_tensor(location: str,
 
     def skipped_epoch() -> None:
         ziggurat.cache_clear()  # in training no shape comes twice
-        side_by_side([(update.numel(), partial(fitted_and_drawn, number)) for number, update in enumerate(updates)])
+        pieces = [(update.numel(), partial(fitted_and_drawn, number)) for number, update in enumerate(updates)]
+        side_by_side(pieces, torch.device("cpu"))
 
     times = bench.turns({"ours": timed(skipped_epoch)})
     bench.cost(
