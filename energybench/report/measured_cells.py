@@ -53,9 +53,9 @@ class Measured:
     row: Row
 
     @property
-    def outermost(self) -> str:
-        """The method that it is listed under; empty of a command."""
-        return self.row.stack[0] if self.row.stack else ""
+    def alone(self) -> str:
+        """The method whose doing it is; empty of a stack, which is no one method's, and of a command."""
+        return self.row.stack[0] if len(self.row.stack) == 1 else ""
 
     @property
     def label(self) -> str:
@@ -65,7 +65,7 @@ class Measured:
         told = " + ".join(map(_layer, layers))
         if "[" in self.row.method or told in ("", self.row.method):
             return self.row.method
-        if len(layers) == 1 and self.row.method == self.outermost:
+        if len(layers) == 1 and self.row.method == self.alone:
             return told
         return f"{self.row.method}: {told}"
 

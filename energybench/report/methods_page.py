@@ -23,7 +23,7 @@ from energybench.verdict.figures import Row
 COMMAND = "energybench list methods --markdown docs/methods.md"
 KIND = Kind("the page of methods", lambda found: b"<!-- written by `energybench list methods " in found)
 NOT_YET = "not yet measured here"
-OTHERS = "Other methods"
+STACKS, OTHERS = "Several methods at once", "Other methods"
 ABOUT = """\
 What each method promises, what it was counted to leave out, what it was measured to save, whether the trained model was
 as good, and where. The same model is trained on the same data plainly and with the method, in pairs that are repeated
@@ -72,10 +72,10 @@ class _Page:
     def __init__(self, cards: Sequence[MethodCard], runs: Sequence[Run], home: Path, root: Path) -> None:
         self.cards, self.runs, self.home, self.root = cards, runs, home, root
         self.cells = measured(runs)
-        names = {card.name for card in cards}
-        self.of: dict[str, list[Measured]] = {name: [] for name in (*names, OTHERS)}
+        self.names = {card.name for card in cards}
+        self.of: dict[str, list[Measured]] = {name: [] for name in (*(card.name for card in cards), STACKS, OTHERS)}
         for cell in self.cells:
-            self.of[cell.outermost if cell.outermost in names else OTHERS].append(cell)
+            self.of[self._section(cell)].append(cell)
         quantities = {cell.row.measured.quantity for cell in self.cells if cell.row.measured}
         self.energy = "energy" in quantities
         self.one_device = len({run.part.device for run in runs}) < 2
@@ -86,6 +86,12 @@ class _Page:
         page += ["## All methods", self._index()]
         for card in self.cards:
             page += self._method(card)
+        if self.of[STACKS]:
+            page += [
+                f"### {STACKS}",
+                "The outermost first; what a stack saves is no one method's.",
+                self._rows(self.of[STACKS]),
+            ]
         if self.of[OTHERS]:
             page += [f"### {OTHERS}", "Of suites that brought their own.", self._rows(self.of[OTHERS])]
         return [*page, *self._places()]
@@ -217,8 +223,13 @@ class _Page:
         return f"{text} {escape(wording.what(row.measured.quantity, row.measured.scope))}" if self.energy else text
 
     def _label(self, cell: Measured) -> str:
-        name = cell.outermost if cell.outermost in self.of else OTHERS
-        return f"[{escape(cell.label)}](#{_anchor(name)})"
+        return f"[{escape(cell.label)}](#{_anchor(self._section(cell))})"
+
+    def _section(self, cell: Measured) -> str:
+        """Where it is listed."""
+        if len(cell.row.stack) > 1:
+            return STACKS
+        return cell.alone if cell.alone in self.names else OTHERS
 
     def _to_section(self, name: str) -> str:
         return f"[{escape(name)}](#{_anchor(name)})"

@@ -219,7 +219,7 @@ def test_claim_and_count_stand_beside_the_measurement_with_their_source(tmp_path
     assert "Somebody 2020, Table 1 (of the backward)" in found
 
 
-def test_a_stack_stands_under_its_outermost_method_and_is_named_in_full(tmp_path: Path) -> None:
+def test_a_stack_is_no_one_methods_and_is_named_in_full(tmp_path: Path) -> None:
     run = Run().method("recipe", time=0.5)
     meta, trials, counting_runs = run.records()
     stack = [{"use": "outer", "name": "outer", "parameters": {"rate": 0.5}}, {"use": "inner", "name": "inner"}]
@@ -227,9 +227,10 @@ def test_a_stack_stands_under_its_outermost_method_and_is_named_in_full(tmp_path
     meta = meta.model_copy(update={"cells": cells, "finished": True, "resolved": settings(run)})
     put(tmp_path / "r", meta, trials, counting_runs)
     found = sections(page(tmp_path, ("inner", "outer")))
-    (row,) = rows(found["outer"])
+    (row,) = rows(found[methods_page.STACKS])
     assert row.startswith("| recipe: outer\\[rate=0.5\\] + inner | ")
-    assert rows(found["inner"]) == []
+    assert rows(found["inner"]) == rows(found["outer"]) == []
+    assert "](#several-methods-at-once)" in found["What saves energy?"]
 
 
 def test_methods_that_only_a_suite_knows_are_listed_last(tmp_path: Path) -> None:
