@@ -26,7 +26,15 @@ from energybench.workloads.tasks.classification import Classification
 
 NEAR = 0.02  # of what the training changed
 Stack = list[tuple[str, dict[str, Any]]]
-BESIDE = ("channels_last", "fused_optimizer", "gradsamp", "scotti", "importance", "layer_freezing")
+BESIDE: Stack = [
+    ("channels_last", {}),
+    ("fused_optimizer", {}),
+    ("gradsamp", {"skip": "every:2"}),
+    ("scotti", {}),
+    ("importance", {"alpha": 0.1, "epsilon": 0.01}),
+    ("layer_freezing", {}),
+    ("selective_backprop", {}),
+]
 
 
 def measure(card: Card, results: Results) -> None:
@@ -38,7 +46,7 @@ def measure(card: Card, results: Results) -> None:
     words = build(*graphs[0]).incompatible_recipe({"accumulate": 2})
     results.check("cuda_graphs with micro-batches is refused in words", bool(words), words or "it was let in")
     alone = [graphs, compiled, *card.size([wholly], [])]
-    with_others = [[*kind, (name, {})] for kind in (graphs, compiled) for name in BESIDE]  # compiling takes its time
+    with_others = [[*kind, other] for kind in (graphs, compiled) for other in BESIDE]  # compiling takes its time
     without: dict[str, Reference] = {}
     for stack in [*alone, *with_others]:
         if results.left_s < 8:
