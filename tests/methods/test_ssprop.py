@@ -9,6 +9,7 @@ import types
 from functools import partial
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from support import CLASSES, CPU, MODELS, assert_same_state, digits, make_run, state, tiny_cnn
 from torch import Tensor, nn
 
+from energybench.algorithms import channel_sparse
 from energybench.algorithms.channel_sparse import Choice, channels_kept
 from energybench.algorithms.sparse_layers import SPARSE, SparseConv2d, SparseLinear
 from energybench.common.errors import UsageError
@@ -128,6 +130,33 @@ def test_gradients_are_autograds_with_the_output_gradient_masked_to_the_kept_cha
     torch.testing.assert_close(sparse(x), conv(x), rtol=1e-10, atol=1e-12)
     expected = expected_gradients(conv, x, target, channels_kept(conv.out_channels, drop))
     assert_gradients(sparse, x, target, expected, to_input=not first)  # the first layer's input needs none
+
+
+@given(
+    space=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    samples=st.integers(1, 5),
+    columns=st.sampled_from([1, 3000, 1 << 19]),
+    bias=st.booleans(),
+    to_input=st.booleans(),
+)
+@settings(max_examples=40)
+def test_products_with_the_laid_out_planes_give_the_same_gradients(space, dilation, samples, columns, bias, to_input):
+    """Of kernels that differ from side to side, in pieces of one sample, of some, and all at once."""
+    kernel, sides = (3, 5, 1)[:space], (9, 8, 3)[:space]
+    torch.manual_seed(samples)
+    padding = tuple(dilation * (size - 1) // 2 for size in kernel)
+    conv = CONVOLUTIONS[space](3, 10, kernel, padding=padding, dilation=dilation, bias=bias, dtype=torch.float64)
+    sparse = SPARSE[type(conv)].from_dense(copy.deepcopy(conv))
+    sparse.drop = 0.7
+    x = torch.randn(samples, 3, *sides, dtype=torch.float64)
+    target = torch.randn_like(conv(x))
+    expected = expected_gradients(conv, x, target, 3)
+    laid_out = mock.Mock(wraps=channel_sparse._laid_out)
+    everywhere = {"FEWEST": 1, "SHORTEST": 1, "MOST_ROWS": 99, "COLUMNS": columns, "_laid_out": laid_out}
+    with mock.patch.multiple(channel_sparse, **everywhere):
+        assert_gradients(sparse, x, target, expected, to_input=to_input)
+    assert laid_out.called
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # whose kernels share nothing
