@@ -23,6 +23,7 @@ TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 WHOLE_S = 480  # for all parts, one after the other
 LONG = 4  # times the limits, for `make gpu-long`, and against a fake: this machine may be as slow as it likes
+OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # and nothing beside the sources
 LAST_WORDS_S = 5.0  # that a part which is ended has, to end what it started
 
 
@@ -80,7 +81,7 @@ def run_part(
     child = subprocess.Popen(
         [sys.executable, "-m", "gpu.child", *words],
         cwd=folder,
-        env={**environment, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+        env={**environment, "PYTHONPATH": os.pathsep.join(paths), **OUTPUT},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -58,7 +58,8 @@ def place(
     if pytestconfig.getoption("gpu_fake", default=False):
         folder = out or tmp_path_factory.mktemp("fake-card")
         assert ROOT / "reports" not in [folder, *folder.parents], "no number of a fake goes to reports/"
-        return Place(fake_machine(tmp_path_factory.mktemp("driver")), folder, fake=True)
+        packages = {key: OUTSIDE[key] for key in ("PYTHONPATH",) if key in OUTSIDE}  # the wheels of run.sh
+        return Place(fake_machine(tmp_path_factory.mktemp("driver")) | packages, folder, fake=True)
     uuid, name = look()
     # By its UUID both CUDA and NVML find the same card; each counts them in an order of its own.
     environment = {**OUTSIDE, "CUDA_VISIBLE_DEVICES": uuid}
