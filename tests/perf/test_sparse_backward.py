@@ -24,7 +24,8 @@ What was predicted and what came, on two cores of an AMD EPYC (oneDNN, float32, 
   is not done there, though Intel gained 6 to 9 % at 256.
 - A gather that is part of the layout (in C++, or by torch.compile) was not built, since all that it could save was
   measured: of 36 ms at 64 channels the gather takes 0.2, the layout 1.6, the choice 2 and the products 22; at 256
-  gather and choice take 0.5 of 21 ms. Contiguous blocks of channels, which need no gather, change as little.
+  gather and choice take 0.5 of 21 ms. Contiguous blocks of channels, which need no gather, change as little;
+  so did K rounded to whole blocks, F.unfold in place of the layout, and x reordered for it.
 - Called, the operators of a selection take 0.2 ms, so a layer with less than 50 MFLOP in its backward loses; dropping
   40 % of 64 channels or fewer gains nothing at any size, since 38 are computed in blocks as 48.
 - Two threads wait for one another whenever another program takes a core, which no ratio survives. Until these were
