@@ -14,8 +14,9 @@ half of each layer's neurons at rest, timed through autograd:
   were slower than whole, on two threads much slower, and were taken out again; so was dW alone in pieces.
 - In channels_last, which needs no reordering, both sides are faster by a third and the share is the same (0.47 on one
   thread): half of dW takes 0.5 to 0.6 of the whole and the gather a tenth of it, which is what is missing here too.
-- The live rows of dW as products with planes of dY that are laid out once, as ssProp's backward has them, and with columns
-  of x in their place: tried on an Intel machine, no gain on one thread (1.12 times dense, as before) nor on two (0.99).
+- The live rows of dW as products with planes of dY that are laid out once, as ssProp's backward has them, and with
+  columns of x in their place: tried on an Intel machine, no gain on one thread (1.12 times dense, as before) nor on two
+  (0.99).
 - With a quarter of the neurons at rest it was slower than dense for 16 and 32 channels (by 11 and 3 %) and as fast for
   64, with an eighth slower for all (by 9 to 13 %). Hence `slice_from`, between that quarter and the half that pays.
 """
