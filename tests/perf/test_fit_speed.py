@@ -1,8 +1,17 @@
-"""Fitting and drawing the generalized Gaussian, against scipy's fit of all three parameters on the same sample."""
+"""Fitting and drawing the generalized Gaussian, against scipy's fit of all three parameters on the same sample.
+
+The limit of a fit is to read the sample once; of a skipped epoch, to read every update once and to draw one uniform
+number for each element: no fit reads less, no draw takes less chance. A fit reads the sample several times (its
+median, a histogram of its logarithms, the free location's steps), and a ziggurat looks each number up in a table:
+predicted was a tenth of the limit. Came, on two cores of an AMD processor: of a skipped epoch, 0.37 s at location
+"median" and 0.76 s at "free", 14 and 10 %; of a fit alone 2 to 4 %.
+"""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -31,11 +40,15 @@ def test_fitting_against_scipy(count: int, bench: Bench) -> None:
             "median": timed(lambda: fit(x, "median")),
             "free": timed(lambda: fit(x, "free")),
             "scipy": timed(lambda: stats.gennorm.fit(same)),
+            "read": timed(x.sum),
         }
     )
+    limit = statistics.median(times["scipy"]) / statistics.median(times["read"])
     for location, goal in GOALS[count].items():
         name = f"fit {count:,} elements, location {location}"
-        bench.faster(name, times[location], times["scipy"], than="scipy.stats.gennorm.fit", goal=goal)
+        bench.faster(
+            name, times[location], times["scipy"], than="scipy.stats.gennorm.fit", goal=goal, limit=(limit, "one read")
+        )
 
 
 def resnet50_updates() -> list[Tensor]:
@@ -55,16 +68,23 @@ def test_a_skipped_epoch_of_resnet_50_fits_and_draws_every_tensor(location: str,
         update = updates[number]
         return fit(update, location).sample(update.shape, torch.Generator().manual_seed(number))
 
-    def skipped_epoch() -> None:
+    def read_and_uniform(number: int) -> Tensor:
+        update = updates[number]
+        update.sum()
+        return torch.rand(update.shape, generator=torch.Generator().manual_seed(number))
+
+    def of_all(one: Callable[[int], Tensor]) -> None:
         ziggurat.cache_clear()  # in training no shape comes twice
-        pieces = [(update.numel(), partial(fitted_and_drawn, number)) for number, update in enumerate(updates)]
+        pieces = [(update.numel(), partial(one, number)) for number, update in enumerate(updates)]
         side_by_side(pieces, torch.device("cpu"))
 
-    times = bench.turns({"ours": timed(skipped_epoch)})
+    sides = {"ours": timed(lambda: of_all(fitted_and_drawn)), "least": timed(lambda: of_all(read_and_uniform))}
+    times = bench.turns(sides)
     bench.cost(
         f"skipped epoch of ResNet-50, location {location}",
         times["ours"],
         RESNET50_S[location],
         of=f"{RESNET50_S[location]:g} s",
         goal=1,
+        limit=(statistics.median(times["least"]) / RESNET50_S[location], "one read, one number"),
     )
