@@ -102,7 +102,7 @@ def lengths(card: Card, limit_s: float) -> tuple[float, float]:
 def write(card: Card, folder: Path, real: bool, samples: int, epochs: int) -> Path:
     folder.mkdir(parents=True)
     (folder / "pixels.py").write_text(PIXELS, encoding="utf-8")
-    trials = {"blocks": card.size(3, 2), "seed": 2026, "twin": False, "warmup": "10 steps", "limit": "10 min"}
+    trials = {"blocks": 3, "seed": 2026, "twin": False, "warmup": "10 steps", "limit": "10 min"}
     trials |= {"turns": card.size("auto" if card.long else "off", "off"), "cooldown": {"longest": "5 s"}}
     if card.fake:
         trials |= {"warmup": "1 steps", "threads": 1}
