@@ -278,8 +278,9 @@ class Method:
         """The analytic promise on what actually ran, as a change to the ledger of plain training.
 
         Args:
-            work: the ledger as the layers further in have left it, over the epochs that the run has ended. Phases are
-                "forward", "weight_gradient", "input_gradient", and those that methods add: "probe", "presample", ...
+            work: the ledger as what acts inside of this method has left it, over the epochs that the run has ended, or
+                over `work.of_epochs`. Phases are "forward", "weight_gradient", "input_gradient", and those that methods
+                add: "probe", "look", "presample", ...; forward passes in evaluation are copied from `work.plain`
 
         Returns:
             A changed copy: `work.change(rule)`, `work.add(*lines)`, `work.trained(epochs)`.

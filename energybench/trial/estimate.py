@@ -20,7 +20,7 @@ PARTS = 32  # of a run at most, of which each has an estimate of its own where s
 
 
 def works(ledger: tuple[Line, ...], run: Run) -> tuple[Work, Work]:
-    """The ledger of plain training, and what the stack's formulas make of it, innermost first."""
+    """The ledger of plain training, and what the stack's formulas make of it."""
     plain, trained = plain_work(ledger, run), run.epochs_with_steps
     if len(trained) < 2 or sum(method.by_epoch for method in run.methods) < 2:
         # Rounds differ: the stack's formulas start from those in which it trained.
